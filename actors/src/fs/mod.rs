@@ -1,0 +1,12 @@
+//! The volume: files beneath one directory.
+
+use serde::{Deserialize, Serialize};
+
+/// Its part of the configuration.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {}
+
+/// The volume as the rest of the engine sees it.
+#[derive(Clone, Debug)]
+pub struct Files {}

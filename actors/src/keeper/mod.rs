@@ -1,0 +1,12 @@
+//! The keeper: what holds the shells while no engine is there.
+
+use serde::{Deserialize, Serialize};
+
+/// Its part of the configuration.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {}
+
+/// The keeper as the rest of the engine sees it.
+#[derive(Clone, Debug)]
+pub struct Keeper {}

@@ -1,0 +1,4 @@
+//! dxflow turns a machine into a remotely controlled compute node.
+
+pub mod config;
+pub mod http;

@@ -1,0 +1,3 @@
+//! The `dxflow` program.
+
+fn main() {}
