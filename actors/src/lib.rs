@@ -18,6 +18,7 @@ pub mod call;
 pub mod compose;
 pub mod engine;
 pub mod error;
+pub mod fault;
 pub mod fs;
 pub mod ids;
 pub mod keeper;
