@@ -1,1 +1,3 @@
-//! tests
+//! Black-box tests: the real program, over the network, as a user has it.
+
+mod support;
