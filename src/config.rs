@@ -296,6 +296,16 @@ mod tests {
         Config::load(Some(file.path()), environment).map_err(|error| error.to_string())
     }
 
+    /// Not a check: writes the defaults where `DXFLOW_DUMP_DEFAULTS` says, for whoever writes the sample file.
+    #[test]
+    fn the_defaults_can_be_written_out() {
+        let text = toml::to_string(&Config::default()).expect("TOML");
+        if let Ok(path) = std::env::var("DXFLOW_DUMP_DEFAULTS") {
+            std::fs::write(path, &text).expect("written");
+        }
+        assert_eq!(toml::from_str::<Config>(&text).expect("read back"), Config::default());
+    }
+
     /// The sample file is the documentation: with its comment signs taken away it is the default, key by key.
     #[test]
     fn the_sample_file_is_the_default() {

@@ -12,8 +12,18 @@ const MAX_ADDRESSES: usize = 16_384;
 /// The buckets of all addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Limiter {
-    buckets: Mutex<HashMap<IpAddr, Bucket>>,
+    table: Mutex<Buckets>,
 }
+
+#[derive(Debug, Default)]
+struct Buckets {
+    of: HashMap<IpAddr, Bucket>,
+    /// When the full ones were last forgotten: looking through them all is not for every request.
+    swept: Option<Instant>,
+}
+
+/// How often the table is looked through for full buckets, once it is full itself.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -31,14 +41,18 @@ impl Limiter {
         let refilled = |bucket: &Bucket| {
             (now.saturating_duration_since(bucket.at).as_secs_f64().mul_add(rate, bucket.tokens)).min(burst)
         };
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= MAX_ADDRESSES && !buckets.contains_key(&address) {
-            buckets.retain(|_, bucket| refilled(bucket) < burst);
-            if buckets.len() >= MAX_ADDRESSES {
+        let address = network_of(address);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.of.len() >= MAX_ADDRESSES && !table.of.contains_key(&address) {
+            if table.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_INTERVAL) {
+                table.swept = Some(now);
+                table.of.retain(|_, bucket| refilled(bucket) < burst);
+            }
+            if table.of.len() >= MAX_ADDRESSES {
                 return Err(Duration::from_secs(1));
             }
         }
-        let bucket = buckets.entry(network_of(address)).or_insert(Bucket { tokens: burst, at: now });
+        let bucket = table.of.entry(address).or_insert(Bucket { tokens: burst, at: now });
         let tokens = refilled(bucket);
         *bucket = Bucket { tokens: tokens.min(burst), at: now };
         if tokens < 1.0 {
@@ -86,7 +100,7 @@ mod tests {
         for n in 0..40_000_u32 {
             let _ = limiter.take(IpAddr::from(n.to_be_bytes()), 1, 2, start);
         }
-        assert!(limiter.buckets.lock().expect("not poisoned").len() <= MAX_ADDRESSES);
+        assert!(limiter.table.lock().expect("not poisoned").of.len() <= MAX_ADDRESSES);
         assert_eq!(limiter.take([9, 9, 9, 9].into(), 1, 2, start + Duration::from_secs(2)), Ok(()));
     }
 }
