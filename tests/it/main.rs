@@ -1,3 +1,6 @@
 //! Black-box tests: the real program, over the network, as a user has it.
 
+mod boot;
+mod examples;
+mod http;
 mod support;
