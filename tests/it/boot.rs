@@ -123,7 +123,10 @@ async fn the_service_manager_is_told() {
         }
         heard
     });
-    until("a watchdog interval", || async { engine.get("/engine/ping/?count=3&interval=150").await.expect(200).as_array().map(|_| ()) }).await;
+    until("a watchdog interval", || async {
+        engine.get("/engine/ping/?count=3&interval=150").await.expect(200).as_array().map(|_| ())
+    })
+    .await;
     engine.stop().await;
     assert_eq!(heard.await.expect("no panic"), ["READY=1", "WATCHDOG=1", "STOPPING=1"]);
 }

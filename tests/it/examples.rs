@@ -145,13 +145,13 @@ async fn auth_and_engine_examples_answer_as_described() {
         let verified = runner.run("Verify the Challenge", &[("your_response_data", &response)], false).await.json(200);
         let token = verified["token"].as_str().expect("a token");
         assert!(verified["expires_at"].is_i64());
-        let inspected = runner.run("Inspect the Authentication Token", &[("<your_token>", token)], false).await.json(202);
+        let inspected =
+            runner.run("Inspect the Authentication Token", &[("<your_token>", token)], false).await.json(202);
         assert_eq!(inspected["permissions"], json!(["MASTER"]));
         assert_eq!(inspected["expires_at"], verified["expires_at"]);
 
         let identity = format!("examples{}", base.len());
-        let register =
-            [("your_identity", identity.as_str()), ("PERMISSION1", "SHELL"), ("PERMISSION2", "OBJECT")];
+        let register = [("your_identity", identity.as_str()), ("PERMISSION1", "SHELL"), ("PERMISSION2", "OBJECT")];
         let made = runner.run("Register a Key", &register, true).await.json(201);
         assert_eq!(made["permissions"], json!(["SHELL", "OBJECT"]));
         let keys = runner.run("List Keys", &[], true).await.json(200);
@@ -261,8 +261,7 @@ async fn object_examples_answer_as_described() {
         let writable =
             engine.put("/object/fs/share/", json!({ "identities": ["object_id"], "writable": true })).await.expect(200);
         let signature = writable[0]["signature"].as_str().expect("text");
-        let uploaded =
-            runner.run("Upload Pre-signed Filesystem Object", &[("your_signature", signature)], false).await;
+        let uploaded = runner.run("Upload Pre-signed Filesystem Object", &[("your_signature", signature)], false).await;
         assert!([200, 201].contains(&uploaded.status), "{}", uploaded.body);
 
         std::fs::write(engine.volume().join("old_name"), "old").expect("written");

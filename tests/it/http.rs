@@ -7,11 +7,25 @@ use crate::support::{Engine, within};
 #[tokio::test]
 async fn every_path_answers_under_both_bases_with_and_without_the_slash() {
     let engine = Engine::start().await;
-    for path in ["/api/engine/healthcheck", "/api/engine/healthcheck/", "/api/v1/engine/healthcheck", "/api/v1/engine/healthcheck/"] {
+    for path in [
+        "/api/engine/healthcheck",
+        "/api/engine/healthcheck/",
+        "/api/v1/engine/healthcheck",
+        "/api/v1/engine/healthcheck/",
+    ] {
         let health = engine.anonymous().get(path).send().await.expect(200);
         assert_eq!(health["version"], env!("CARGO_PKG_VERSION"), "{path}");
     }
-    for path in ["/api/v2/engine/healthcheck", "/api//engine/healthcheck", "/api/engine//healthcheck", "/api/engine/healthcheck//", "/api/nothing", "/apiengine/healthcheck", "/api/engine/../engine/healthcheck", "/api/engine/%2e%2e/healthcheck"] {
+    for path in [
+        "/api/v2/engine/healthcheck",
+        "/api//engine/healthcheck",
+        "/api/engine//healthcheck",
+        "/api/engine/healthcheck//",
+        "/api/nothing",
+        "/apiengine/healthcheck",
+        "/api/engine/../engine/healthcheck",
+        "/api/engine/%2e%2e/healthcheck",
+    ] {
         engine.master().get(path).send().await.refusal(404);
     }
 }
@@ -53,7 +67,9 @@ async fn the_stream_form_is_asked_for_by_header_or_query() {
 #[tokio::test]
 async fn bad_bodies_are_refused_by_name() {
     let engine = Engine::start().await;
-    let send = |body: &str| engine.master().post("/shell/").header("content-type", "application/json").body(body.to_owned()).send();
+    let send = |body: &str| {
+        engine.master().post("/shell/").header("content-type", "application/json").body(body.to_owned()).send()
+    };
     for (body, named) in [
         ("{\"identiti\": \"a\"}", "identiti"),
         ("{\"identity\": \"a\", \"identity\": \"b\"}", "identity"),
@@ -99,7 +115,8 @@ async fn pages_of_other_origins_are_refused() {
     let cookie = format!("authorization={}", engine.token);
     let own = format!("http://{}", engine.address);
     let put = |origin: Option<&str>| {
-        let request = engine.anonymous().put("/shell/kill/").json(&json!({ "identity": "none" })).header("cookie", &cookie);
+        let request =
+            engine.anonymous().put("/shell/kill/").json(&json!({ "identity": "none" })).header("cookie", &cookie);
         match origin {
             Some(origin) => request.header("origin", origin),
             None => request,
@@ -109,11 +126,24 @@ async fn pages_of_other_origins_are_refused() {
     let answer = put(Some("https://console.example")).send().await;
     answer.refusal(404);
     assert_eq!(answer.header("access-control-allow-origin"), "https://console.example");
-    for origin in [None, Some("null"), Some("https://console.example.evil"), Some("http://evil.example"), Some("http://127.0.0.1"), Some("https://user@console.example")] {
+    for origin in [
+        None,
+        Some("null"),
+        Some("https://console.example.evil"),
+        Some("http://evil.example"),
+        Some("http://127.0.0.1"),
+        Some("https://user@console.example"),
+    ] {
         put(origin).send().await.refusal(403);
     }
     // Reading by cookie needs no Origin, and nobody else's page can read what comes back.
-    let read = engine.anonymous().get("/shell/").header("cookie", &cookie).header("origin", "http://evil.example").send().await;
+    let read = engine
+        .anonymous()
+        .get("/shell/")
+        .header("cookie", &cookie)
+        .header("origin", "http://evil.example")
+        .send()
+        .await;
     read.expect(200);
     assert_eq!(read.header("access-control-allow-origin"), "");
     // 401 comes before 403.
@@ -174,7 +204,11 @@ async fn the_document_describes_the_routes_that_are_there() {
             let public = operation["security"] == json!([]);
             let answer = engine.anonymous().request(method.clone(), &concrete).send().await;
             if public {
-                assert!(![401, 404, 405].contains(&answer.status.as_u16()) || path.contains("presigned"), "{method} {path}: {}", answer.status);
+                assert!(
+                    ![401, 404, 405].contains(&answer.status.as_u16()) || path.contains("presigned"),
+                    "{method} {path}: {}",
+                    answer.status
+                );
             } else {
                 assert_eq!(answer.status, 401, "{method} {path}");
             }
