@@ -1,0 +1,87 @@
+//! The database's schema, as the ordered list of the steps that made it.
+//!
+//! `PRAGMA user_version` says how many steps a file has seen. A step that was released is never changed: append another.
+//! A file that has seen more steps than this program knows is refused, never guessed at.
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+/// Every step, in order. Append; never change one that was released.
+const STEPS: &[&str] = &[
+    // 1: keys, and who did what.
+    "CREATE TABLE keys (
+        identity     TEXT PRIMARY KEY NOT NULL,
+        -- The OpenSSH line, without a comment: one text for one key.
+        key          TEXT NOT NULL UNIQUE,
+        permissions  INTEGER NOT NULL,
+        disabled     INTEGER NOT NULL DEFAULT 0,
+        -- Names this registration: tokens of an earlier key of the same identity are not good for it.
+        serial       TEXT NOT NULL,
+        -- Tokens issued before this moment (Unix milliseconds) are no longer good: permissions have shrunk since.
+        not_before   INTEGER NOT NULL DEFAULT 0,
+        -- Unix seconds.
+        created_at   INTEGER NOT NULL,
+        last_used_at INTEGER
+    ) STRICT;
+    CREATE TABLE audit (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,
+        -- Unix milliseconds.
+        at      INTEGER NOT NULL,
+        -- The key's identity; `unix` for the owner's socket; `-` for nobody.
+        caller  TEXT NOT NULL,
+        peer    TEXT NOT NULL,
+        action  TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        -- The request id.
+        request TEXT NOT NULL
+    ) STRICT;
+    CREATE TRIGGER audit_is_append_only BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+    CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) STRICT;",
+];
+
+/// Brings the database to the newest version; each step is one transaction.
+///
+/// # Errors
+/// [`StoreError::Newer`] for a file of a later program; else what SQLite says.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let known = i64::try_from(STEPS.len()).expect("a list of steps is short");
+    let seen: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if seen > known {
+        return Err(StoreError::Newer { found: seen, known });
+    }
+    let done = usize::try_from(seen).unwrap_or(0);
+    for (index, step) in STEPS.iter().enumerate().skip(done) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", i64::try_from(index + 1).unwrap_or(known))?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_applies_once() {
+        let mut connection = Connection::open_in_memory().expect("opens");
+        migrate(&mut connection).expect("the steps apply");
+        migrate(&mut connection).expect("a second time is nothing");
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("read");
+        assert_eq!(version, STEPS.len() as i64);
+        connection.execute("INSERT INTO audit VALUES (NULL, 1, 'a', 'b', 'c', 'd', 'e', 'f')", []).expect("inserted");
+        assert!(connection.execute("UPDATE audit SET caller = 'x'", []).is_err(), "the audit is append-only");
+    }
+
+    #[test]
+    fn a_newer_database_is_refused() {
+        let mut connection = Connection::open_in_memory().expect("opens");
+        connection.pragma_update(None, "user_version", 99).expect("set");
+        let refused = migrate(&mut connection);
+        assert!(matches!(refused, Err(StoreError::Newer { found: 99, .. })), "{refused:?}");
+    }
+}
