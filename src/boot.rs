@@ -184,8 +184,13 @@ async fn serve(up: &Up, config: Config, listeners: Option<Listeners>) -> Result<
         .map_err(|error| Failed::new(format!("failed to start: {}", actors::error::chain(&error))))?;
     let engine = Arc::new(engine);
     greet(&engine, &up.data_dir, address);
+    let start = crate::http::Start {
+        data_dir: up.data_dir.clone(),
+        volume: config.volume(&up.data_dir),
+        profile: up.profile.clone(),
+    };
     let config = Live::new(config);
-    let app = App::new(Arc::clone(&engine), config.clone());
+    let app = App::new(Arc::clone(&engine), config.clone(), start);
     let reload = {
         let (up, config) = (up.clone(), config.clone());
         move || reload(&up, &config)

@@ -46,6 +46,17 @@ pub enum Phase {
     },
 }
 
+/// How the engine was started, as `GET /engine/parameter/` tells it.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The data directory.
+    pub data_dir: std::path::PathBuf,
+    /// The directory beneath which all objects live.
+    pub volume: std::path::PathBuf,
+    /// The configuration profile's name.
+    pub profile: String,
+}
+
 /// What all requests share.
 pub struct App {
     pub(crate) engine: Arc<actors::engine::Engine>,
@@ -56,6 +67,7 @@ pub struct App {
     pub(crate) requests: Semaphore,
     pub(crate) openapi: bytes::Bytes,
     pub(crate) started: Instant,
+    pub(crate) start: Start,
     /// Random, so that ids of two runs differ.
     run: u32,
     count: AtomicU64,
@@ -70,7 +82,7 @@ impl std::fmt::Debug for App {
 impl App {
     /// The application around `engine`.
     #[must_use]
-    pub fn new(engine: Arc<actors::engine::Engine>, config: Live<Config>) -> Arc<Self> {
+    pub fn new(engine: Arc<actors::engine::Engine>, config: Live<Config>, start: Start) -> Arc<Self> {
         let routes = routes::all();
         let mut run = [0; 4];
         getrandom::fill(&mut run).expect("the kernel's random source answers after boot (getrandom(2))");
@@ -83,6 +95,7 @@ impl App {
             phase: watch::Sender::new(Phase::Serving),
             limiter: rate::Limiter::default(),
             started: Instant::now(),
+            start,
             run: u32::from_ne_bytes(run),
             count: AtomicU64::new(0),
         })

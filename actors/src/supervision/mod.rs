@@ -12,7 +12,7 @@ mod intensity;
 mod strategy;
 mod supervisor;
 
-pub use child_spec::{ChildKind, ChildSpec, Restart, Start};
+pub use child_spec::{ChildKind, ChildSpec, Gauge, Restart, Start};
 pub use intensity::Intensity;
 pub use strategy::Strategy;
 pub use supervisor::{ChildInfo, ChildState, GaveUp, SupervisionError, Supervisor, SupervisorHandle, SupervisorSpec};

@@ -163,6 +163,8 @@ pub struct ChildInfo {
     pub last_exit: Option<String>,
     /// How long its present generation has run.
     pub age: Duration,
+    /// How many calls wait for it.
+    pub mailbox: usize,
     /// Its own children.
     pub children: Vec<ChildInfo>,
 }
@@ -422,6 +424,7 @@ impl Child {
             restarts: self.restarts,
             last_exit: self.last_exit.clone(),
             age: if self.state == ChildState::Running { self.since.elapsed() } else { Duration::ZERO },
+            mailbox: self.spec.mailbox.as_ref().map_or(0, |gauge| gauge()),
             children: Vec::new(),
         }
     }
