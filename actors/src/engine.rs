@@ -164,6 +164,7 @@ impl Engine {
     /// # Errors
     /// When one of the actors does not start; those before it have been stopped again.
     pub async fn start(settings: EngineSettings) -> Result<Self, StartError> {
+        let store = Store::new(&settings.data_dir);
         let lives = Lives {
             auth: Live::new(settings.auth),
             keeper: Live::new(settings.keeper),
@@ -172,8 +173,7 @@ impl Engine {
             workflow: Live::new(settings.workflow),
             stat: Live::new(settings.stat),
         };
-        let (store, keys, keeper, shells, files, workflows) =
-            (Store {}, Keys {}, Keeper {}, Shells {}, Files {}, Workflows {});
+        let (keys, keeper, shells, files, workflows) = (Keys {}, Keeper {}, Shells {}, Files {}, Workflows {});
         let stats = Stats::new(lives.stat.clone());
         let root = Arc::new(Root {
             lives,
@@ -194,7 +194,7 @@ impl Engine {
 
     /// Starts the tree's next generation.
     async fn start_tree(&self) -> Result<(), SpawnErr> {
-        let children = vec![self.stats.child()];
+        let children = vec![self.store.child(), self.stats.child()];
         let spec = SupervisorSpec::new("engine", Strategy::RestForOne, children);
         let supervisor = Supervisor::spawn(spec).await?;
         *self.root.supervisor.write().await = Some(supervisor);
