@@ -5,12 +5,14 @@
 //! execute --wait`, `workflow execute`), its own.
 
 mod args;
+mod attach;
 mod boot;
 mod client;
 mod config_edit;
 mod engine;
 mod error;
 mod key;
+mod object;
 mod output;
 pub mod settings;
 mod shell;
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use self::args::{Boot, Cli, Command, Global, Key, Shell};
+use self::args::{Boot, Cli, Command, Global, Key, Shell, ShellConnect};
 use self::client::Client;
 use self::error::{CliError, Done};
 use self::output::Output;
@@ -100,8 +102,17 @@ async fn ask(command: Command, settings: &Settings, output: Output) -> Done {
     match command {
         Command::Engine(command) => engine::run(command, &client, output).await,
         Command::Key(command) => key::run(command, &client, output).await,
-        Command::Shell(Shell::Connect(_)) => Err(CliError::Failed("connect is on its way".into())),
+        Command::Shell(Shell::Connect(connect)) => attach::run(&connect, &client, settings, output).await,
+        Command::Shell(Shell::Create(create)) if create.connect => {
+            let shell = shell::create(&create, &client).await?;
+            let identity = shell["identity"].as_str().unwrap_or_default().to_owned();
+            output.detail(format!("made the shell {identity}"));
+            let connect =
+                ShellConnect { identity, view: false, detach_keys: None, quiet: actors::units::Span::seconds(1) };
+            attach::run(&connect, &client, settings, output).await
+        }
         Command::Shell(command) => shell::run(command, &client, output).await,
+        Command::Object(command) => object::run(command, &client, output).await,
         _ => Err(CliError::Failed("that is on its way".into())),
     }
 }
