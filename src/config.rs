@@ -227,6 +227,16 @@ impl Config {
         if self.server.origins.iter().any(|origin| origin == "*" || !origin.contains("://")) {
             return value("server.origins", "each must be a scheme and a host, `https://console.example`");
         }
+        let tokens = actors::key_registry::SHORTEST_TOKEN..=actors::key_registry::LONGEST_TOKEN;
+        if !tokens.contains(&self.auth.token_lifetime.0) {
+            return value("auth.token_lifetime", "must be from 1m to 24h");
+        }
+        if self.auth.challenge_lifetime.0.is_zero() {
+            return value("auth.challenge_lifetime", "must not be 0");
+        }
+        if self.auth.max_challenges == 0 || self.auth.max_keys == 0 {
+            return value("auth.max_keys", "must be at least 1, and so must `auth.max_challenges`");
+        }
         if self.log.level.parse::<tracing_subscriber::filter::Targets>().is_err() {
             return value("log.level", "must be a level (`info`) or directives (`info,dxflow=debug`)");
         }

@@ -173,7 +173,8 @@ impl Engine {
             workflow: Live::new(settings.workflow),
             stat: Live::new(settings.stat),
         };
-        let (keys, keeper, shells, files, workflows) = (Keys {}, Keeper {}, Shells {}, Files {}, Workflows {});
+        let keys = Keys::new(lives.auth.clone(), store.clone(), &settings.data_dir);
+        let (keeper, shells, files, workflows) = (Keeper {}, Shells {}, Files {}, Workflows {});
         let stats = Stats::new(lives.stat.clone());
         let root = Arc::new(Root {
             lives,
@@ -194,7 +195,7 @@ impl Engine {
 
     /// Starts the tree's next generation.
     async fn start_tree(&self) -> Result<(), SpawnErr> {
-        let children = vec![self.store.child(), self.stats.child()];
+        let children = vec![self.store.child(), self.keys.child(), self.stats.child()];
         let spec = SupervisorSpec::new("engine", Strategy::RestForOne, children);
         let supervisor = Supervisor::spawn(spec).await?;
         *self.root.supervisor.write().await = Some(supervisor);
