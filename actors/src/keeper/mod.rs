@@ -1,6 +1,7 @@
 //! The keeper: what holds the shells while no engine is there.
 
 mod error;
+mod protocol;
 pub mod process;
 mod signals;
 mod types;
