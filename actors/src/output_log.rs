@@ -126,7 +126,8 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: this is the mapping that `new` made, with its length; nobody holds a reference into it any more.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), HEADER_SIZE + self.capacity as usize) };
+        let _ =
+            unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), HEADER_SIZE + self.capacity as usize) };
     }
 }
 
@@ -358,7 +359,9 @@ mod tests {
 
     #[test]
     fn bytes_that_were_read_but_not_published_are_recovered() {
-        for (skip, text) in [(0, &b"prompt$ "[..]), (MIN_CAPACITY - 5, b"over the edge\0\0"), (100, b""), (7, b"\0a\0b\0")] {
+        for (skip, text) in
+            [(0, &b"prompt$ "[..]), (MIN_CAPACITY - 5, b"over the edge\0\0"), (100, b""), (7, b"\0a\0b\0")]
+        {
             let memory = create_memory(MIN_CAPACITY).expect("memory");
             let log = OutputLog::map(dup(&memory)).expect("log");
             log.append(&bytes_at(0, skip as usize));

@@ -76,7 +76,11 @@ pub(super) enum Command {
     /// Hang up, kill what is left after the grace time, forget.
     Remove { shell: ShellId, grace_millis: u64 },
     /// Replace the engine's note.
-    SetNote { shell: ShellId, #[serde(with = "super::types::base64_bytes")] note: Vec<u8> },
+    SetNote {
+        shell: ShellId,
+        #[serde(with = "super::types::base64_bytes")]
+        note: Vec<u8>,
+    },
 }
 
 /// What the keeper says.
@@ -156,6 +160,14 @@ impl FrameReader {
         }
         self.buffer.extend_from_slice(bytes);
         self.descriptors.extend(descriptors);
+    }
+
+    /// Whether [`next`](Self::next) has something to give or to complain of.
+    pub(super) fn has_frame(&self) -> bool {
+        let pending = &self.buffer[self.taken..];
+        let Some((header, rest)) = pending.split_first_chunk::<HEADER>() else { return false };
+        let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        length > MAX_BODY || rest.len() >= length
     }
 
     /// The next whole frame and its descriptors.

@@ -141,6 +141,8 @@ pub struct Adopted {
 pub enum Scope {
     /// The terminal's foreground process group, as a key on the keyboard would.
     Foreground,
+    /// The foreground process group, and the shell itself.
+    Shell,
     /// Everything that the shell has started, wherever it went, and the shell.
     Tree,
 }
