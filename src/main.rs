@@ -1,3 +1,5 @@
 //! The `dxflow` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    dxflow::cli::main()
+}

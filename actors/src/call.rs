@@ -145,6 +145,11 @@ impl<M: Message> Handle<M> {
         Self { slot, deadline, admission: Arc::new(Semaphore::new(limit)), limit }
     }
 
+    /// How many calls wait for an answer.
+    pub fn waiting(&self) -> usize {
+        self.limit.saturating_sub(self.admission.available_permits())
+    }
+
     /// The slot behind the handle.
     pub fn slot(&self) -> &Arc<Slot<M>> {
         &self.slot

@@ -215,11 +215,12 @@ impl super::request::Request {
     ///
     /// # Errors
     /// As [`list`].
-    pub(crate) async fn list<T, S>(&self, total: Option<u64>, items: S) -> Answer
+    pub(crate) fn list<T, S>(&self, total: Option<u64>, items: S) -> impl Future<Output = Answer> + Send + use<T, S>
     where
         T: Serialize + Send + 'static,
         S: Stream<Item = Result<T, Problem>> + Send + 'static,
     {
-        list(self.stream, StatusCode::OK, total, items).await
+        // The future does not hold the request, whose body is not for two threads at once.
+        list(self.stream, StatusCode::OK, total, items)
     }
 }

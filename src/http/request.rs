@@ -92,6 +92,8 @@ pub(crate) struct Request {
     pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
     /// Ends when the engine goes down, with whether clients should come back.
     pub(crate) shutdown: tokio::sync::watch::Receiver<super::Phase>,
+    /// The application that serves it.
+    pub(crate) app: Arc<super::App>,
 }
 
 impl Request {
@@ -126,7 +128,10 @@ impl Request {
     /// # Errors
     /// 400, 413 or 415, saying what is wrong and where.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
-        let bytes = self.bytes(self.config.server.max_json_body.0).await?;
+        let (limit, time) = (self.config.server.max_json_body.0, self.config.server.body_timeout.0);
+        let bytes = tokio::time::timeout(time, self.bytes(limit)).await.map_err(|_| {
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "the body did not arrive in time")
+        })??;
         if !bytes.is_empty() {
             self.expect_json()?;
         }

@@ -159,7 +159,7 @@ impl Route {
     /// Names the type of the query.
     #[must_use]
     pub(crate) fn query<T: JsonSchema>(mut self) -> Self {
-        self.docs.query = Some(|generator| generator.root_schema_for::<T>());
+        self.docs.query = Some(|generator| T::json_schema(generator));
         self
     }
 

@@ -32,6 +32,9 @@ pub enum ChildKind {
 pub type Start =
     Arc<dyn Fn(ActorCell) -> Pin<Box<dyn Future<Output = Result<ActorCell, SpawnErr>> + Send>> + Send + Sync>;
 
+/// A number that can be looked at.
+pub type Gauge = Arc<dyn Fn() -> usize + Send + Sync>;
+
 /// How a supervisor starts, restarts and stops one child.
 #[derive(Clone)]
 pub struct ChildSpec {
@@ -45,6 +48,8 @@ pub struct ChildSpec {
     pub shutdown: Duration,
     /// Starts one generation.
     pub start: Start,
+    /// How many calls wait for it, for the tree that operators look at.
+    pub mailbox: Option<Gauge>,
 }
 
 impl ChildSpec {
@@ -61,6 +66,7 @@ impl ChildSpec {
             restart: Restart::Permanent,
             shutdown: Duration::from_secs(5),
             start: Arc::new(move |supervisor| Box::pin(start(supervisor))),
+            mailbox: None,
         }
     }
 
@@ -77,6 +83,13 @@ impl ChildSpec {
     #[must_use]
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
+        self
+    }
+
+    /// Says how many calls wait for it ([`Handle::waiting`](crate::call::Handle::waiting)).
+    #[must_use]
+    pub fn mailbox(mut self, gauge: impl Fn() -> usize + Send + Sync + 'static) -> Self {
+        self.mailbox = Some(Arc::new(gauge));
         self
     }
 
