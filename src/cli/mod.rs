@@ -65,6 +65,10 @@ fn dispatch(global: &Global, command: Command, output: Output) -> Result<ExitCod
     if let Command::Key(Key::Generate { name, kind }) = &command {
         return key::generate(name, *kind, output).map(done);
     }
+    if let (Command::Keeper, Some(data_dir)) = (&command, &global.data_dir) {
+        // Before anything is opened or started: it becomes a process of its own.
+        return Ok(actors::keeper::process::run(data_dir));
+    }
     let editing = matches!(command, Command::Config(_));
     let settings = Settings::load(global, editing, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
     match command {
@@ -78,6 +82,7 @@ fn dispatch(global: &Global, command: Command, output: Output) -> Result<ExitCod
             verbose: global.verbose,
             no_color: global.no_color,
         })),
+        Command::Keeper => Ok(actors::keeper::process::run(&settings.data_dir)),
         Command::Config(command) => config_edit::run(command, &settings, output).map(done),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
