@@ -16,6 +16,7 @@ use warp::reply::Response;
 
 use super::App;
 use super::answer::{self, STREAM_TYPE};
+use super::audit::{Pending, Subject};
 use super::origin::{self, Origin};
 use super::problem::Problem;
 use super::request::{Body, Caller, Peer, Request};
@@ -116,13 +117,18 @@ async fn answer(
         upgrade: arrival.upgrade,
         shutdown: app.phase.subscribe(),
         app: Arc::clone(app),
+        subject: Subject::default(),
     };
     request.query = read_query(arrival.uri.query().unwrap_or(""))?;
+    let audit = Pending::begin(route, &request.method, &request);
     let work = AssertUnwindSafe((route.handler)(request)).catch_unwind();
-    match work.await {
-        Ok(answer) => answer,
-        Err(panic) => Err(Problem::internal(format!("a handler panicked: {}", actors::call::panic_message(&*panic)))),
+    let answer = work.await.unwrap_or_else(|panic| {
+        Err(Problem::internal(format!("a handler panicked: {}", actors::call::panic_message(&*panic))))
+    });
+    if let Some(audit) = audit {
+        audit.end(&answer).await;
     }
+    answer
 }
 
 /// Who asks, if the route is open to them.
@@ -165,10 +171,10 @@ fn admit(app: &App, route: &Route, arrival: &Arrival, headers: &HeaderMap, origi
         expires_at: Some(session.expires_at),
         token_id: Some(session.jti),
     };
-    if let Access::Needs(permission) = route.access {
-        if !caller.permissions.grants(permission) {
-            return Err(Problem::forbidden(format!("this needs the permission {}", permission.name())));
-        }
+    if let Access::Needs(permission) = route.access
+        && !caller.permissions.grants(permission)
+    {
+        return Err(Problem::forbidden(format!("this needs the permission {}", permission.name())));
     }
     if route.changes && !caller.writable() {
         return Err(Problem::forbidden("the key is READ_ONLY, and this changes something"));

@@ -4,6 +4,7 @@
 //! bounded in number, and so are the requests that are handled at once.
 
 pub(crate) mod answer;
+mod audit;
 mod auth;
 mod dispatch;
 mod engine;

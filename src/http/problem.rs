@@ -140,6 +140,10 @@ impl<E: Failure> From<E> for Problem {
         let mut problem = Self::new(status_of(error.kind()), error.slug(), error.to_string());
         problem.more.members = error.members();
         problem.more.cause = std::error::Error::source(&error).map(actors::error::chain);
+        if problem.status == StatusCode::UNAUTHORIZED {
+            // RFC 9110, 15.5.2: every 401 says how to sign in.
+            problem = problem.header(header::WWW_AUTHENTICATE, "Bearer");
+        }
         match error.retry_after() {
             Some(after) => problem.retry_after(after),
             None => problem,

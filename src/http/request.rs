@@ -94,6 +94,8 @@ pub(crate) struct Request {
     pub(crate) shutdown: tokio::sync::watch::Receiver<super::Phase>,
     /// The application that serves it.
     pub(crate) app: Arc<super::App>,
+    /// What the call is about, for the audit.
+    pub(crate) subject: super::audit::Subject,
 }
 
 impl Request {
@@ -157,6 +159,7 @@ impl Request {
             for (name, from_query) in from_query {
                 fields.entry(name).or_insert(from_query);
             }
+            self.subject.note_fields(fields);
         }
         typed(value)
     }

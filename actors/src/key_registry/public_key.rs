@@ -54,6 +54,10 @@ impl PublicKey {
         if line.contains(|c: char| c.is_control() && c != '\t') {
             return Err(KeyError::NotAKey("it is more than one line"));
         }
+        let kind = line.split_whitespace().next().unwrap_or("");
+        if ["ecdsa-", "ssh-dss", "sk-"].iter().any(|other| kind.starts_with(other)) || kind.contains("-cert-") {
+            return Err(KeyError::NotAKey("only plain Ed25519 and RSA keys are taken"));
+        }
         let key = ssh_key::PublicKey::from_openssh(line).map_err(|_| {
             KeyError::NotAKey("it is neither an OpenSSH line (`ssh-ed25519 AAAA…`, `ssh-rsa AAAA…`) nor PEM")
         })?;
