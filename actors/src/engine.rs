@@ -174,7 +174,9 @@ impl Engine {
             stat: Live::new(settings.stat),
         };
         let keys = Keys::new(lives.auth.clone(), store.clone(), &settings.data_dir);
-        let (keeper, shells, files, workflows) = (Keeper {}, Shells {}, Files {}, Workflows {});
+        let keeper = Keeper::new(lives.keeper.clone(), settings.data_dir.clone());
+        let shells = Shells::new(lives.shell.clone(), keeper.clone(), settings.data_dir.clone());
+        let (files, workflows) = (Files {}, Workflows {});
         let stats = Stats::new(lives.stat.clone());
         let root = Arc::new(Root {
             lives,
@@ -195,7 +197,8 @@ impl Engine {
 
     /// Starts the tree's next generation.
     async fn start_tree(&self) -> Result<(), SpawnErr> {
-        let children = vec![self.store.child(), self.keys.child(), self.stats.child()];
+        let children =
+            vec![self.store.child(), self.keys.child(), self.keeper.child(), self.shells.child(), self.stats.child()];
         let spec = SupervisorSpec::new("engine", Strategy::RestForOne, children);
         let supervisor = Supervisor::spawn(spec).await?;
         *self.root.supervisor.write().await = Some(supervisor);
@@ -307,7 +310,7 @@ impl Engine {
     /// Stops the tree in reverse, at most `deadline`; returns how many shells go on in the keeper.
     pub async fn stop(&self, deadline: Duration) -> usize {
         self.root.stopping.store(true, Ordering::SeqCst);
-        let left = 0;
+        let left = self.shells.running();
         let supervisor = self.root.supervisor.write().await.take();
         if let Some(supervisor) = supervisor {
             supervisor.stop(deadline).await;

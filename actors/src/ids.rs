@@ -102,7 +102,7 @@ id! {
 }
 id! {
     /// Names a shell.
-    ShellId, plain_rule, &["resize", "execute", "kill", "batch"], r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    ShellId, plain_rule, &["resize", "execute", "kill", "batch", "recording"], r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
     "1 to 64 of letters, digits, `.`, `_`, `-`, beginning with a letter or digit"
 }
 id! {

@@ -24,6 +24,7 @@ pub mod ids;
 pub mod keeper;
 pub mod key_registry;
 pub mod live;
+pub mod output_log;
 pub mod permission;
 pub mod shell;
 pub mod stats;

@@ -12,16 +12,18 @@ mod config_edit;
 mod engine;
 mod error;
 mod key;
+mod load;
 mod object;
 mod output;
 pub mod settings;
 mod shell;
+mod workflow;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use self::args::{Boot, Cli, Command, Global, Key, Shell, ShellConnect};
+use self::args::{Boot, Cli, Command, Global, Key, Load, Shell, ShellConnect};
 use self::client::Client;
 use self::error::{CliError, Done};
 use self::output::Output;
@@ -65,6 +67,10 @@ fn dispatch(global: &Global, command: Command, output: Output) -> Result<ExitCod
     if let Command::Key(Key::Generate { name, kind }) = &command {
         return key::generate(name, *kind, output).map(done);
     }
+    if let (Command::Keeper, Some(data_dir)) = (&command, &global.data_dir) {
+        // Before anything is opened or started: it becomes a process of its own.
+        return Ok(actors::keeper::process::run(data_dir));
+    }
     let editing = matches!(command, Command::Config(_));
     let settings = Settings::load(global, editing, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
     match command {
@@ -78,6 +84,7 @@ fn dispatch(global: &Global, command: Command, output: Output) -> Result<ExitCod
             verbose: global.verbose,
             no_color: global.no_color,
         })),
+        Command::Keeper => Ok(actors::keeper::process::run(&settings.data_dir)),
         Command::Config(command) => config_edit::run(command, &settings, output).map(done),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -113,6 +120,10 @@ async fn ask(command: Command, settings: &Settings, output: Output) -> Done {
         }
         Command::Shell(command) => shell::run(command, &client, output).await,
         Command::Object(command) => object::run(command, &client, output).await,
-        _ => Err(CliError::Failed("that is on its way".into())),
+        Command::Workflow(command) => workflow::run(command, &client, output).await,
+        Command::Load(Load::Shells(options)) => load::shells(options, client, settings, output).await,
+        Command::Boot(_) | Command::Config(_) | Command::Completions { .. } | Command::Keeper => {
+            unreachable!("dispatched before an engine is asked")
+        }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) mod route;
 mod routes;
 mod shells;
 mod table;
+mod terminal;
+mod websocket;
 mod workflows;
 
 use std::sync::Arc;

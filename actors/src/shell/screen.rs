@@ -1,0 +1,271 @@
+//! The screen of a shell: a terminal emulator, and the bytes that bring a fresh terminal to the same state.
+//!
+//! Pure: knows no log and no task. The emulator (avt) keeps both screens, attributes, the cursor, margins, tabs, charsets;
+//! [`Modes`] keeps what it does not. A snapshot begins with a hard reset (`ESC c`), so that it is right for a terminal that
+//! has been used too; it never holds a query, since the answer would be typed into the shell.
+//!
+//! Not kept: hyperlinks, a changed palette, images, underline styles and colours beyond plain underline.
+
+use std::fmt::Write as _;
+
+use avt::{Color, Pen, ScreenKind, Terminal};
+
+use super::modes::Modes;
+
+/// Text shorter than this is not worth looking for lines that scroll away unseen.
+const SKIP_FROM: usize = 4096;
+
+/// A terminal that follows a shell's output.
+pub(crate) struct Screen {
+    terminal: Terminal,
+    modes: Modes,
+    /// The beginning of a character whose rest has not come yet.
+    tail: Vec<u8>,
+    scrollback: usize,
+}
+
+impl Screen {
+    /// A blank screen that keeps `scrollback` lines above it.
+    pub(crate) fn new(columns: u16, rows: u16, scrollback: usize) -> Self {
+        let (columns, rows) = (usize::from(columns.max(1)), usize::from(rows.max(1)));
+        let terminal = Terminal::with_scrollback(columns, rows, Some(scrollback)).expect("both are at least one");
+        Self { terminal, modes: Modes::default(), tail: Vec::new(), scrollback }
+    }
+
+    /// Follows output; characters and sequences may be cut anywhere.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        while !self.tail.is_empty() && !bytes.is_empty() {
+            self.tail.push(bytes[0]);
+            bytes = &bytes[1..];
+            let tail = std::mem::take(&mut self.tail);
+            self.feed_chunks(&tail);
+        }
+        self.feed_chunks(bytes);
+    }
+
+    fn feed_chunks(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.utf8_chunks().peekable();
+        while let Some(chunk) = chunks.next() {
+            self.feed_text(chunk.valid());
+            let invalid = chunk.invalid();
+            if invalid.is_empty() {
+                continue;
+            }
+            if chunks.peek().is_none() && is_incomplete(invalid) {
+                self.tail = invalid.to_vec();
+            } else {
+                self.feed_text("\u{fffd}");
+            }
+        }
+    }
+
+    fn feed_text(&mut self, text: &str) {
+        self.modes.feed(text);
+        let text = self.skip_unseen(text);
+        self.terminal.feed(text);
+    }
+
+    /// What is left of `text` when lines are left out that scroll away within it: plain text on an ordinary screen pushes
+    /// everything before its last lines out of the scrollback, and the emulator is the slowest part of a flood.
+    fn skip_unseen<'a>(&mut self, text: &'a str) -> &'a str {
+        if text.len() < SKIP_FROM
+            || !self.modes.is_ground()
+            || self.modes.margins()
+            || self.terminal.active_screen_kind() == ScreenKind::Alternate
+            || !is_plain(text)
+        {
+            return text;
+        }
+        let rows = self.terminal.size().1;
+        let keep = rows + self.scrollback;
+        let bytes = text.as_bytes();
+        let mut lines = 0;
+        let mut start = None;
+        for (at, byte) in bytes.iter().enumerate().rev() {
+            if *byte == b'\n' {
+                lines += 1;
+                if lines > keep && at > 0 && bytes[at - 1] == b'\r' {
+                    start = Some(at + 1);
+                    break;
+                }
+            }
+        }
+        let Some(start) = start else { return text };
+        // The cursor is on the last row by then if as many lines as there are rows have ended before.
+        let before = &bytes[..start];
+        if before.iter().filter(|byte| **byte == b'\n').take(rows).count() < rows {
+            return text;
+        }
+        self.terminal.feed(format!("\u{1b}[{rows};1H"));
+        &text[start..]
+    }
+
+    /// Changes the size; the contents flow as in the terminals of those who watch.
+    pub(crate) fn resize(&mut self, columns: u16, rows: u16) {
+        self.terminal.resize(usize::from(columns.max(1)), usize::from(rows.max(1)));
+    }
+
+    /// The bytes that bring a terminal of this size to this state, the unfinished character and sequence included.
+    /// `scrollback` says whether the lines above the screen come too.
+    pub(crate) fn snapshot(&self, scrollback: bool) -> Vec<u8> {
+        let mut text = String::from("\u{1b}c");
+        self.modes.write(&mut text);
+        if scrollback {
+            self.write_scrollback(&mut text);
+        }
+        let dump = self.terminal.dump();
+        let (body, pending) = split_pending(&dump);
+        plain_form(body, &mut text);
+        if pending.is_empty() == self.modes.is_ground() && !self.modes.is_skipping() {
+            text.push_str(self.modes.pending());
+        } else {
+            seven_bit(pending, &mut text);
+        }
+        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(&self.tail);
+        bytes
+    }
+
+    /// The column of the cursor, from 0.
+    pub(crate) fn cursor_column(&self) -> usize {
+        self.terminal.cursor().col
+    }
+
+    fn write_scrollback(&self, text: &mut String) {
+        let (_, rows) = self.terminal.size();
+        let screen = self.terminal.primary_screen();
+        let above = screen.all_lines().count().saturating_sub(rows);
+        if above == 0 {
+            return;
+        }
+        let skipped = above.saturating_sub(self.scrollback);
+        let mut pen = None;
+        for line in screen.all_lines().take(above).skip(skipped) {
+            let mut cells = line.cells();
+            if !line.is_wrapped() {
+                let end =
+                    cells.iter().rposition(|cell| cell.char() != ' ' || cell.pen() != &DEFAULT_PEN.with(Pen::clone));
+                cells = &cells[..end.map_or(0, |end| end + 1)];
+            }
+            for cell in cells {
+                if cell.width() == 0 {
+                    continue;
+                }
+                if pen.as_ref() != Some(cell.pen()) {
+                    write_pen(cell.pen(), text);
+                    pen = Some(*cell.pen());
+                }
+                text.push(cell.char());
+            }
+            if !line.is_wrapped() {
+                text.push_str("\u{1b}[m\r\n");
+                pen = None;
+            }
+        }
+        text.push_str("\u{1b}[m");
+        // Whatever of it is still on the screen is pushed above.
+        text.push('\r');
+        text.extend(std::iter::repeat_n('\n', rows));
+        text.push_str("\u{1b}[H");
+    }
+}
+
+thread_local! {
+    /// The pen of a fresh terminal, for which avt has no public constructor.
+    static DEFAULT_PEN: Pen = *Terminal::new(1, 1)
+        .expect("one by one is a size")
+        .screen()
+        .line(0)
+        .expect("there is one row")
+        .cells()[0]
+        .pen();
+}
+
+/// Whether `bytes` can be the beginning of a character.
+fn is_incomplete(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).err().is_some_and(|error| error.error_len().is_none())
+}
+
+/// Whether `text` holds nothing but characters and ends of lines: no sequence, no control that moves otherwise.
+fn is_plain(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    !bytes.iter().any(|byte| (*byte < b' ' && !matches!(byte, b'\r' | b'\n' | b'\t' | 0x07)) || *byte == 0x7f)
+        && !bytes.windows(2).any(|pair| pair[0] == 0xc2 && pair[1] < 0xa0)
+}
+
+/// Splits the emulator's dump into what has ended and the beginning of a sequence.
+fn split_pending(dump: &str) -> (&str, &str) {
+    let at = dump.find(|next| ('\u{80}'..='\u{9f}').contains(&next)).or_else(|| {
+        let trimmed = dump.trim_end_matches(|next: char| ('\u{20}'..='\u{2f}').contains(&next));
+        let dangling = trimmed.ends_with('\u{1b}') && dump.len() - trimmed.len() <= 1;
+        dangling.then(|| trimmed.len() - 1)
+    });
+    dump.split_at(at.unwrap_or(dump.len()))
+}
+
+/// Writes `dump` with repeated characters written out and colours in the form that every terminal reads.
+fn plain_form(dump: &str, into: &mut String) {
+    let mut rest = dump;
+    while let Some(at) = rest.find("\u{1b}[") {
+        into.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let Some(end) = rest[2..].find(|next: char| ('@'..='~').contains(&next)) else { break };
+        let (sequence, after) = rest.split_at(end + 3);
+        rest = after;
+        match sequence.as_bytes()[sequence.len() - 1] {
+            b'b' => {
+                let count = sequence[2..sequence.len() - 1].parse::<usize>().unwrap_or(1);
+                if let Some(last) = into.chars().next_back() {
+                    into.extend(std::iter::repeat_n(last, count));
+                }
+            }
+            b'm' => into.extend(sequence.chars().map(|next| if next == ':' { ';' } else { next })),
+            _ => into.push_str(sequence),
+        }
+    }
+    into.push_str(rest);
+}
+
+/// Writes an unfinished sequence with its introducer in the form that every terminal reads.
+fn seven_bit(pending: &str, into: &mut String) {
+    for next in pending.chars() {
+        match next {
+            '\u{90}'..='\u{9f}' => {
+                into.push('\u{1b}');
+                into.push(char::from(next as u8 - 0x40));
+            }
+            _ => into.push(next),
+        }
+    }
+}
+
+fn write_pen(pen: &Pen, into: &mut String) {
+    into.push_str("\u{1b}[0");
+    let flags = [
+        (pen.is_bold(), 1),
+        (pen.is_faint(), 2),
+        (pen.is_italic(), 3),
+        (pen.is_underline(), 4),
+        (pen.is_blink(), 5),
+        (pen.is_inverse(), 7),
+        (pen.is_strikethrough(), 9),
+    ];
+    for (_, number) in flags.iter().filter(|(set, _)| *set) {
+        let _ = write!(into, ";{number}");
+    }
+    for (colour, base) in [(pen.foreground(), 30), (pen.background(), 40)] {
+        let _ = match colour {
+            None => Ok(()),
+            Some(Color::Indexed(index @ 0..8)) => write!(into, ";{}", base + u16::from(index)),
+            Some(Color::Indexed(index @ 8..16)) => write!(into, ";{}", base + 52 + u16::from(index)),
+            Some(Color::Indexed(index)) => write!(into, ";{};5;{index}", base + 8),
+            Some(Color::RGB(rgb)) => write!(into, ";{};2;{};{};{}", base + 8, rgb.r, rgb.g, rgb.b),
+        };
+    }
+    into.push('m');
+}
+
+#[cfg(test)]
+#[path = "screen_tests.rs"]
+mod tests;

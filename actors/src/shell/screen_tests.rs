@@ -1,0 +1,130 @@
+//! A fresh terminal that is fed a snapshot equals the one that was there all along, now and later.
+
+use super::*;
+use proptest::prelude::*;
+
+fn state(screen: &Screen) -> (Vec<Vec<avt::Cell>>, String, avt::Cursor, Modes, Vec<u8>) {
+    let lines = screen.terminal.screen().visible_lines().map(|line| line.cells().to_vec()).collect();
+    let mut modes = screen.modes.clone();
+    // Conservative only: a snapshot cannot tell "never set" from "set to the whole screen".
+    modes.forget_margins();
+    (lines, screen.terminal.dump(), screen.terminal.cursor(), modes, screen.tail.clone())
+}
+
+fn restored(screen: &Screen, scrollback: bool) -> Screen {
+    let (columns, rows) = screen.terminal.size();
+    let mut fresh = Screen::new(columns as u16, rows as u16, screen.scrollback);
+    fresh.feed(b"\x1b[31mused before\x1b[?1049h\x1b[?1003h");
+    fresh.feed(&screen.snapshot(scrollback));
+    fresh
+}
+
+fn same(live: &Screen, fresh: &Screen, when: &str) {
+    assert_eq!(live.terminal.dump(), fresh.terminal.dump(), "{when}");
+    assert!(state(live) == state(fresh), "{when}: {:?} {:?}", live.modes, fresh.modes);
+}
+
+fn check(output: &[u8], cut: usize, columns: u16, rows: u16) {
+    let mut live = Screen::new(columns, rows, 20);
+    live.feed(&output[..cut]);
+    let mut fresh = restored(&live, true);
+    same(&live, &fresh, "at once");
+    live.feed(&output[cut..]);
+    fresh.feed(&output[cut..]);
+    same(&live, &fresh, "later");
+}
+
+#[test]
+fn scrollback_comes_with_the_snapshot() {
+    let mut live = Screen::new(20, 4, 10);
+    for line in 0..30 {
+        live.feed(format!("\x1b[3{}mline {line}\x1b[m and more than a row\r\n", line % 8).as_bytes());
+    }
+    let text = |screen: &Screen| -> Vec<String> {
+        screen.terminal.primary_screen().all_lines().map(avt::Line::text).collect()
+    };
+    let fresh = restored(&live, true);
+    let (live, fresh) = (text(&live), text(&fresh));
+    assert_eq!(live.len(), 14);
+    assert_eq!(live, fresh[fresh.len() - 14..]);
+}
+
+#[test]
+fn colours_and_repeats_are_written_for_every_terminal() {
+    let mut screen = Screen::new(40, 2, 0);
+    screen.feed(b"\x1b[38;5;200;48;2;1;2;3m0000000000\x1b[m");
+    let snapshot = String::from_utf8(screen.snapshot(true)).expect("text");
+    assert!(snapshot.contains("0000000000"), "{snapshot:?}");
+    assert!(snapshot.contains("38;5;200") && snapshot.contains("48;2;1;2;3"), "{snapshot:?}");
+}
+
+#[test]
+fn huge_repeat_counts_are_cheap() {
+    let started = std::time::Instant::now();
+    let mut screen = Screen::new(80, 24, 100);
+    screen.feed(b"x\x1b[2147483647b\x1b[99999999999999L\x1b[65535S\x1b[65535@");
+    assert!(started.elapsed() < std::time::Duration::from_millis(500), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_flood_that_is_skipped_leaves_what_a_followed_one_leaves() {
+    let mut flood = Vec::new();
+    for line in 0..20_000 {
+        flood.extend_from_slice(format!("\tline {line} é 漢字 {}\r\n", "x".repeat(line % 97)).as_bytes());
+    }
+    flood.extend_from_slice(b"no end");
+    for scrollback in [0, 50] {
+        let (mut whole, mut pieces) = (Screen::new(80, 24, scrollback), Screen::new(80, 24, scrollback));
+        for screen in [&mut whole, &mut pieces] {
+            screen.feed(b"\x1b[32;1mgreen from here\x1b7 ");
+        }
+        whole.feed(&flood);
+        flood.chunks(1000).for_each(|chunk| pieces.feed(chunk));
+        assert_eq!(state(&whole), state(&pieces));
+        assert_eq!(whole.snapshot(true), pieces.snapshot(true));
+    }
+}
+
+/// Sequences as programs write them, and pieces of them.
+fn output() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        6 => "[ -~]{1,30}".prop_map(String::into_bytes),
+        2 => Just(b"\r\n".to_vec()),
+        2 => "[éß漢字🙂─]{1,8}".prop_map(String::into_bytes),
+        4 => (1u16..30, 1u16..90).prop_map(|(row, column)| format!("\x1b[{row};{column}H").into_bytes()),
+        4 => r"\x1b\[(0|1|2|3|4|5|7|9|3[0-7]|4[0-7]|9[0-7]|38;5;[0-9]{1,2}|48;2;1;2;3)(;(1|7|35))?m".prop_map(String::into_bytes),
+        3 => r"\x1b\[[0-3]?[JKXPLM@STABCDEFGbd]".prop_map(String::into_bytes),
+        2 => r"\x1b\[\?(1|6|7|25|1000|1002|1006|1047|1048|1049|2004)[hl]".prop_map(String::into_bytes),
+        1 => r"\x1b\[(2;[5-9])?r".prop_map(String::into_bytes),
+        1 => r"\x1b[78DEMH=>]|\x1b\([0B]|\x0e|\x0f|\t|\x08".prop_map(String::into_bytes),
+        1 => r"\x1b\]0;[a-z]{0,8}(\x07|\x1b\\)".prop_map(String::into_bytes),
+        1 => r"\x1bP[a-z]{0,5}\x1b\\".prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 1..6),
+    ];
+    prop::collection::vec(piece, 1..80).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_snapshot_at_any_moment_is_exact(output in output(), cut: prop::sample::Index, columns in 10u16..100, rows in 2u16..40) {
+        check(&output, cut.index(output.len()), columns, rows);
+    }
+
+    #[test]
+    fn any_bytes_do_no_harm(output in prop::collection::vec(any::<u8>(), 0..400), columns in 1u16..50, rows in 1u16..20) {
+        let mut screen = Screen::new(columns, rows, 5);
+        screen.feed(&output);
+        screen.resize(rows, columns);
+        screen.snapshot(true);
+    }
+
+    #[test]
+    fn pieces_are_as_good_as_the_whole(output in output(), size in 1usize..9) {
+        let (mut whole, mut pieces) = (Screen::new(80, 24, 0), Screen::new(80, 24, 0));
+        whole.feed(&output);
+        output.chunks(size).for_each(|chunk| pieces.feed(chunk));
+        prop_assert_eq!(state(&whole), state(&pieces));
+    }
+}
