@@ -12,16 +12,18 @@ mod config_edit;
 mod engine;
 mod error;
 mod key;
+mod load;
 mod object;
 mod output;
 pub mod settings;
 mod shell;
+mod workflow;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use self::args::{Boot, Cli, Command, Global, Key, Shell, ShellConnect};
+use self::args::{Boot, Cli, Command, Global, Key, Load, Shell, ShellConnect};
 use self::client::Client;
 use self::error::{CliError, Done};
 use self::output::Output;
@@ -118,6 +120,10 @@ async fn ask(command: Command, settings: &Settings, output: Output) -> Done {
         }
         Command::Shell(command) => shell::run(command, &client, output).await,
         Command::Object(command) => object::run(command, &client, output).await,
-        _ => Err(CliError::Failed("that is on its way".into())),
+        Command::Workflow(command) => workflow::run(command, &client, output).await,
+        Command::Load(Load::Shells(options)) => load::shells(options, client, settings, output).await,
+        Command::Boot(_) | Command::Config(_) | Command::Completions { .. } | Command::Keeper => {
+            unreachable!("dispatched before an engine is asked")
+        }
     }
 }
