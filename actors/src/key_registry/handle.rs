@@ -28,6 +28,9 @@ use crate::supervision::ChildSpec;
 
 /// How long a change may take.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// How long it is waited for in a stop: longer than a write, and not as long as a handler that waits in vain for the
+/// database, which is being restarted too then. What is killed at that is read again from the disk.
+const SHUTDOWN: Duration = Duration::from_secs(1);
 /// How many changes may wait at once.
 const WAITING: usize = 256;
 /// How many sign-ins are checked at once; a check costs some 50 µs for each registered key.
@@ -146,6 +149,7 @@ impl Keys {
                 Ok(actor.get_cell())
             }
         })
+        .shutdown(SHUTDOWN)
     }
 
     /// Whether this start of the engine made the first MASTER key.
@@ -182,6 +186,7 @@ impl Keys {
         let records = snapshot.records;
         let check = move || check(&attempt.signature, nonce.as_deref(), &records);
         let found = call::blocking(check).await.map_err(KeyError::Panicked)?.ok_or(KeyError::SignIn)?;
+        self.shared.store.ready().await?;
         let record = self.handle.ask(|reply| KeyRegistryMsg::NoteSignIn { record: Arc::clone(&found), reply }).await?;
         let now = crate::time::unix_now();
         let ends = now + i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
@@ -252,6 +257,7 @@ impl Keys {
         key: &PublicKey,
         permissions: Permissions,
     ) -> Result<Arc<KeyRecord>, KeyError> {
+        self.shared.store.ready().await?;
         self.handle
             .ask(|reply| KeyRegistryMsg::Register { identity: identity.clone(), key: key.clone(), permissions, reply })
             .await
@@ -277,6 +283,7 @@ impl Keys {
     /// # Errors
     /// When there is no such key, when it is the last that manages keys, or when it could not be kept.
     pub async fn update(&self, identity: &KeyId, change: Change) -> Result<Arc<KeyRecord>, KeyError> {
+        self.shared.store.ready().await?;
         self.handle.ask(|reply| KeyRegistryMsg::Update { identity: identity.clone(), change, reply }).await
     }
 
@@ -285,6 +292,7 @@ impl Keys {
     /// # Errors
     /// As [`update`](Self::update).
     pub async fn unregister(&self, identity: &KeyId) -> Result<(), KeyError> {
+        self.shared.store.ready().await?;
         self.handle.ask(|reply| KeyRegistryMsg::Unregister { identity: identity.clone(), reply }).await
     }
 }
@@ -345,12 +353,14 @@ impl Shared {
         self.snapshot.send_replace(Some(Snapshot { records: Arc::new(records), signing }));
     }
 
-    /// Makes these the keys that everybody sees, and tells who watches.
+    /// Makes these the keys that everybody sees, unless newer ones are there, and tells who watches.
     pub(super) fn replace(&self, records: Records) {
-        self.snapshot.send_modify(|snapshot| {
-            if let Some(snapshot) = snapshot {
+        self.snapshot.send_if_modified(|snapshot| match snapshot {
+            Some(snapshot) if records.is_newer_than(&snapshot.records) => {
                 snapshot.records = Arc::new(records);
+                true
             }
+            _ => false,
         });
     }
 

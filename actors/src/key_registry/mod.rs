@@ -4,8 +4,8 @@
 //! it is answered. Reading needs no message: [`Keys::verify_token`] looks at the snapshot, so that a token stops working
 //! the moment its key does. Challenges are kept beside the actor and outlive its restarts, as sign-ins do.
 //!
-//! Failure: a change whose fate is unknown (the database did not answer) ends the actor; the supervisor starts it again,
-//! which reads the keys anew, after whatever still waits to be written.
+//! Failure: after a change whose fate is unknown (the database failed with it) the keys are read anew, behind whatever
+//! still waits to be written; where that fails too the actor ends, and its next generation reads them.
 
 mod challenge;
 mod der;
@@ -108,6 +108,11 @@ pub enum KeyRegistryMsg {
         /// Answered with the record as it is now, if it still may.
         reply: Reply<Arc<KeyRecord>, KeyError>,
     },
+    /// What is on the disk is not known, and could not be read.
+    ReloadFailed {
+        /// Why.
+        reason: String,
+    },
     /// Asks whether the actor answers.
     Ping {
         /// Answered at once.
@@ -141,7 +146,7 @@ impl Actor for KeyRegistry {
 
     async fn handle(
         &self,
-        _: ActorRef<KeyRegistryMsg>,
+        myself: ActorRef<KeyRegistryMsg>,
         message: KeyRegistryMsg,
         shared: &mut Arc<Shared>,
     ) -> Result<(), ActorProcessingErr> {
@@ -149,22 +154,24 @@ impl Actor for KeyRegistry {
         match message {
             KeyRegistryMsg::Register { identity, key, permissions, reply } => {
                 let result = shared.register(&identity, key, permissions).await;
-                answer(reply, result)
+                answer(reply, result, &myself, shared);
             }
             KeyRegistryMsg::Update { identity, change, reply } => {
                 let result = shared.update(&identity, change).await;
-                answer(reply, result)
+                answer(reply, result, &myself, shared);
             }
             KeyRegistryMsg::Unregister { identity, reply } => {
                 let result = shared.unregister(&identity).await;
-                answer(reply, result)
+                answer(reply, result, &myself, shared);
             }
             KeyRegistryMsg::NoteSignIn { record, reply } => {
                 let result = shared.note_sign_in(&record).await;
-                answer(reply, result)
+                answer(reply, result, &myself, shared);
             }
-            KeyRegistryMsg::Ping { reply } => answer(reply, Ok(())),
+            KeyRegistryMsg::ReloadFailed { reason } => return Err(reason.into()),
+            KeyRegistryMsg::Ping { reply } => answer(reply, Ok(()), &myself, shared),
         }
+        Ok(())
     }
 
     async fn post_stop(
@@ -177,17 +184,33 @@ impl Actor for KeyRegistry {
     }
 }
 
-/// Answers; a result that leaves open what is on the disk ends the actor, so that the next generation looks.
-fn answer<T>(reply: Reply<T, KeyError>, result: Result<T, KeyError>) -> Result<(), ActorProcessingErr> {
-    let unknown = match &result {
-        Err(KeyError::Store(StoreError::Call(error @ (CallError::TimedOut { .. } | CallError::Dropped { .. })))) => {
-            Some(error.clone())
-        }
-        _ => None,
-    };
+/// Answers; after a result that leaves open what is on the disk the keys are read anew.
+///
+/// Not by the handler: the database may be down because it and everything after it, this actor too, is being restarted.
+fn answer<T>(
+    reply: Reply<T, KeyError>,
+    result: Result<T, KeyError>,
+    myself: &ActorRef<KeyRegistryMsg>,
+    shared: &Arc<Shared>,
+) {
+    let unknown = matches!(
+        result,
+        Err(KeyError::Store(StoreError::Call(CallError::TimedOut { .. } | CallError::Dropped { .. })))
+    );
     // The caller may have left.
     let _ = reply.send(result);
-    unknown.map_or(Ok(()), |error| Err(error.into()))
+    if unknown {
+        let (myself, shared) = (myself.clone(), Arc::clone(shared));
+        tokio::spawn(async move {
+            match shared.store.write(records::load).await {
+                Ok(records) => shared.replace(records),
+                Err(error) => {
+                    // Fails only when the actor has ended; then the next generation has read them.
+                    let _ = myself.send_message(KeyRegistryMsg::ReloadFailed { reason: crate::error::chain(&error) });
+                }
+            }
+        });
+    }
 }
 
 /// Makes the first MASTER key of an empty registry. A key file that is there already (the database was moved away) is

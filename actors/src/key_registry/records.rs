@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{OptionalExtension, Transaction};
 
@@ -39,15 +40,25 @@ impl KeyRecord {
     }
 }
 
+/// Counts what [`load`] read: a later one is newer, since one thread writes.
+static LOADS: AtomicU64 = AtomicU64::new(1);
+
 /// All registered keys at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Records {
+    /// When it was read, in the order of the database's changes.
+    version: u64,
     by_identity: HashMap<KeyId, Arc<KeyRecord>>,
     /// In the order of registration.
     ordered: Vec<Arc<KeyRecord>>,
 }
 
 impl Records {
+    /// Whether it was read after `other`.
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        self.version > other.version
+    }
+
     /// The key of this name.
     pub(super) fn get(&self, identity: &KeyId) -> Option<&Arc<KeyRecord>> {
         self.by_identity.get(identity)
@@ -70,13 +81,13 @@ impl Records {
     }
 }
 
-/// Reads all keys.
+/// Reads all keys. In a write, so that nothing changes between its number and what it reads.
 pub(super) fn load(transaction: &Transaction<'_>) -> Result<Records, KeyError> {
     let mut statement = transaction.prepare(
         "SELECT identity, key, permissions, disabled, serial, created_at, last_used_at FROM keys ORDER BY created_at, rowid",
     )?;
     let mut rows = statement.query([])?;
-    let mut records = Records::default();
+    let mut records = Records { version: LOADS.fetch_add(1, Ordering::SeqCst), ..Records::default() };
     while let Some(row) = rows.next()? {
         let (identity, key): (String, String) = (row.get(0)?, row.get(1)?);
         // The file may have been edited: what is not a key any more is left out, not a reason not to start.

@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA51
 use base64::Engine as _;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use ssh_key::{Algorithm, HashAlg, SshSig};
+use ssh_key::{Algorithm, HashAlg, LineEnding, SshSig};
 
 use super::public_key::PublicKey;
 
@@ -48,7 +48,12 @@ impl Presented {
         if text.starts_with(ARMOR) {
             // ssh-keygen ends lines with LF; a form on a web page may have made CRLF of it.
             let unix = text.replace("\r\n", "\n") + "\n";
-            return SshSig::from_pem(unix).map_or(Self::Nothing, |signature| Self::Ssh(Box::new(signature)));
+            let canonical = |signature: &SshSig| signature.to_pem(LineEnding::LF).is_ok_and(|text| same(&text, &unix));
+            // The reader takes wrong lengths in some places: what it read must be what it would write.
+            return match SshSig::from_pem(&unix) {
+                Ok(signature) if canonical(&signature) => Self::Ssh(Box::new(signature)),
+                _ => Self::Nothing,
+            };
         }
         // Hex of 64 bytes is base64 of 96 bytes too, which is no signature of any kind.
         let bytes = match hex::decode(text) {
@@ -71,6 +76,12 @@ impl Presented {
             Self::Nothing => false,
         }
     }
+}
+
+/// Whether two texts differ in white space only.
+fn same(one: &str, other: &str) -> bool {
+    let visible = |text: &str| text.split_ascii_whitespace().map(str::to_owned).collect::<String>();
+    visible(one) == visible(other)
 }
 
 fn verify_ed25519(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {

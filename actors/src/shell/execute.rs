@@ -17,7 +17,9 @@
 //! own: who asked may leave, and the next is refused until this one has ended.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -33,8 +35,14 @@ use crate::keeper::signal_number;
 const READY: Duration = Duration::from_secs(5);
 /// How long a shell may take to begin with what was typed.
 const BEGIN: Duration = Duration::from_secs(5);
-/// How often a shell is looked at while it is not seen to be ready or to have ended the command.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often a shell is looked at until it is seen to be ready.
+const LOOK: Duration = Duration::from_millis(2);
+/// How long one that does not edit lines may look ready before it is taken for it: it may be about to edit.
+const PLAIN: Duration = Duration::from_millis(1500);
+/// The same for dash and the like, of which many never do.
+const PLAIN_POSIX: Duration = Duration::from_millis(40);
+/// How long an editor may take to empty its line.
+const SETTLE: Duration = Duration::from_millis(50);
 /// How often the terminal is looked at for a command that was broken off.
 const LOOK_FOR_ABORT: Duration = Duration::from_millis(250);
 /// What the exit code of a command that was broken off by the keyboard is.
@@ -90,7 +98,13 @@ pub(super) async fn run(
     let turn = Arc::clone(&session.executing).try_lock_owned().map_err(|_| busy("another command is waited for"))?;
     let path = session.state().record.path.clone();
     let dialect = dialect(pid).ok_or_else(|| ShellError::NotAShell { id: id(), path })?;
-    let raw = ready(session, pid, dialect).await?;
+    let mut raw = ready(session, pid, dialect).await?;
+    if session.half_typed.load(Ordering::Relaxed) {
+        // Dropped, as at a keyboard; what that leaves on the screen must be known before the line is typed.
+        session.write(if raw { b"\x05\x15" } else { b"\x15" }).await?;
+        tokio::time::sleep(SETTLE).await;
+        raw = ready(session, pid, dialect).await?;
+    }
     let (mut viewer, snapshot) = Viewer::attach(Arc::clone(session), builders, 0, None, false).await?;
     let nonce = nonce();
     let columns = usize::from(session.size().0).max(1);
@@ -99,9 +113,7 @@ pub(super) async fn run(
     let script = Script::new(dialect, command, &nonce, raw.then_some((prompt, columns)))
         .map_err(|source| ShellError::File { what: "write the command's script", source })?;
     let silence = (!raw).then(|| Silence::begin(session)).flatten();
-    // What was half typed before is dropped, as a keyboard would.
-    let mut typed = if raw { b"\x05\x15".to_vec() } else { vec![0x15] };
-    typed.extend_from_slice(script.line.as_bytes());
+    let mut typed = script.line.clone().into_bytes();
     typed.push(b'\r');
     let moment = Instant::now();
     session.write(&typed).await?;
@@ -162,21 +174,24 @@ async fn ready(session: &Session, pid: i32, dialect: Dialect) -> Result<bool, Sh
     let not_running = || ShellError::NotRunning { id: session.id.clone() };
     let busy = |reason: &str| ShellError::Busy { id: session.id.clone(), reason: reason.into() };
     let started = Instant::now();
+    let patience = if dialect == Dialect::Posix { PLAIN_POSIX } else { PLAIN };
+    let mut seen = None;
     loop {
         if session.input.foreground().ok_or_else(not_running)?.as_raw_nonzero().get() != pid {
             return Err(busy("another program has its terminal"));
         }
         let terminal = terminal(session).ok_or_else(not_running)?;
-        let canonical = terminal.local_modes.contains(LocalModes::ICANON);
-        let waits = sleeps(pid) && session.progress.borrow().committed > 0;
-        if waits && !canonical {
-            return Ok(true);
+        let raw = !terminal.local_modes.contains(LocalModes::ICANON);
+        let committed = session.progress.borrow().committed;
+        let unread = session.input.with_pty(|pty| rustix::io::ioctl_fionread(pty).ok()).unwrap_or(0);
+        let waits = sleeps(pid) && committed > 0 && unread == 0;
+        let plain = !raw && started.elapsed() >= patience && reads_terminal(pid);
+        // Seen twice, with nothing written in between: its prompt is on the screen, and in the log.
+        let sight = (waits && (raw || plain)).then_some((raw, committed));
+        if sight.is_some() && sight == seen {
+            return Ok(raw);
         }
-        // dash has no editor of its own; the others have none where the terminal is too dumb for it.
-        let patience = if dialect == Dialect::Posix { LOOK * 5 } else { Duration::from_millis(1500) };
-        if waits && started.elapsed() >= patience && reads_terminal(pid) {
-            return Ok(false);
-        }
+        seen = sight;
         if started.elapsed() > READY {
             return Err(busy("it is doing something itself"));
         }
@@ -215,11 +230,20 @@ fn nonce() -> String {
 
 /// The script, in memory, and the line that runs it.
 struct Script {
-    _memory: std::os::fd::OwnedFd,
+    memory: std::os::fd::OwnedFd,
     line: String,
 }
 
 impl Script {
+    /// Whether a process has the script open. dash and the like read it as they run it.
+    fn is_open_in(&self, pid: i32) -> bool {
+        let Ok(own) = std::fs::metadata(format!("/proc/self/fd/{}", self.memory.as_raw_fd())) else { return true };
+        let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return true };
+        files.flatten().any(|file| {
+            std::fs::metadata(file.path()).is_ok_and(|file| (file.dev(), file.ino()) == (own.dev(), own.ino()))
+        })
+    }
+
     /// `raw` tells the cursor's column before the line is typed and the width of the terminal, when the shell echoes the
     /// line itself.
     fn new(dialect: Dialect, command: &str, nonce: &str, raw: Option<(usize, usize)>) -> std::io::Result<Self> {
@@ -245,7 +269,7 @@ impl Script {
         while !rest.is_empty() {
             rest = &rest[rustix::io::write(&memory, rest)?..];
         }
-        Ok(Self { _memory: memory, line })
+        Ok(Self { memory, line })
     }
 }
 
@@ -323,7 +347,6 @@ struct Watch {
     limit: usize,
     pid: i32,
     raw: bool,
-    #[expect(dead_code, reason = "the shell reads it")]
     script: Script,
     silence: Option<Silence>,
     /// When the line was typed.
@@ -358,9 +381,12 @@ impl Watch {
                 },
                 Err(_) => {
                     let foreground = session.input.foreground().map(|pid| pid.as_raw_nonzero().get());
-                    let editing =
-                        terminal(&session).is_some_and(|terminal| !terminal.local_modes.contains(LocalModes::ICANON));
-                    at_prompt = if self.raw && editing && foreground == Some(self.pid) { at_prompt + 1 } else { 0 };
+                    let given_up = if self.raw {
+                        terminal(&session).is_some_and(|terminal| !terminal.local_modes.contains(LocalModes::ICANON))
+                    } else {
+                        !self.script.is_open_in(self.pid)
+                    };
+                    at_prompt = if given_up && foreground == Some(self.pid) { at_prompt + 1 } else { 0 };
                 }
             }
             if output.has_begun()
@@ -374,6 +400,8 @@ impl Watch {
                 return Ok(output.finish(code, started.elapsed()));
             }
             if at_prompt >= 2 && begun.is_none() {
+                // The prompt has come without an end mark.
+                output.drop_last_line();
                 return Ok(output.finish(INTERRUPTED, started.elapsed()));
             }
         }
@@ -453,6 +481,13 @@ impl Gathered {
         self.truncated |= count > room;
         self.bytes.extend_from_slice(&self.tail[..count.min(room)]);
         self.tail.drain(..count);
+    }
+
+    /// Drops what comes after the last whole line.
+    fn drop_last_line(&mut self) {
+        self.keep(self.tail.len());
+        let end = self.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.bytes.truncate(end);
     }
 
     /// Output was too fast for us.

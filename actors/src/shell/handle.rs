@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::actor::{Shell, ShellArgs};
 use super::environment::Account;
@@ -21,7 +21,7 @@ use super::registrar;
 use super::session::{Description, Session};
 use super::timeline::Base;
 use super::viewer::{Builders, Snapshot, Viewer};
-use super::{Settings, execute};
+use super::{CALL_DEADLINE, Settings, execute};
 use crate::ids::ShellId;
 use crate::keeper::{Keeper, KeeperError, Limits, Record, SpawnSpec};
 use crate::live::Live;
@@ -71,7 +71,8 @@ pub(super) struct Inner {
     pub(super) keeper: Keeper,
     recordings: Recordings,
     registry: Mutex<Registry>,
-    supervisor: Mutex<Option<SupervisorHandle>>,
+    /// The present supervisor, from the moment that it runs.
+    supervisor: watch::Sender<Option<SupervisorHandle>>,
     builders: Builders,
     adoptions: Arc<Semaphore>,
 }
@@ -117,7 +118,7 @@ impl Shells {
             keeper,
             recordings: Recordings::new(data_dir.join("recordings")),
             registry: Mutex::default(),
-            supervisor: Mutex::default(),
+            supervisor: watch::Sender::new(None),
             builders: Builders::default(),
             adoptions: Arc::new(Semaphore::new(ADOPTIONS)),
         }))
@@ -130,11 +131,15 @@ impl Shells {
 
     /// Takes note of the present supervisor.
     pub(super) fn supervise(&self, handle: SupervisorHandle) {
-        *self.0.supervisor.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        self.0.supervisor.send_replace(Some(handle));
     }
 
-    fn supervisor(&self) -> Option<SupervisorHandle> {
-        self.0.supervisor.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The present supervisor; during a restart of the tree, the next one.
+    async fn supervisor(&self) -> Option<SupervisorHandle> {
+        let mut supervisors = self.0.supervisor.subscribe();
+        let runs = |handle: &Option<SupervisorHandle>| handle.as_ref().is_some_and(SupervisorHandle::runs);
+        let found = tokio::time::timeout(CALL_DEADLINE, supervisors.wait_for(runs)).await;
+        found.ok()?.ok()?.clone()
     }
 
     /// A child of the supervisor failed too often.
@@ -268,7 +273,7 @@ impl Shells {
             async move { Ok(ractor::Actor::spawn_linked(None, Shell, args, supervisor).await?.0.get_cell()) }
         })
         .restart(Restart::Transient);
-        let Some(supervisor) = self.supervisor() else { return };
+        let Some(supervisor) = self.supervisor().await else { return };
         match supervisor.start_child(spec).await {
             Ok(_) | Err(SupervisionError::Exists(_)) => {}
             // During a restart of the tree: the registrar of the next generation starts it.
@@ -370,7 +375,7 @@ impl Shells {
                     Err(error) => return Err(error.into()),
                 }
                 shells.forget(&session);
-                if let Some(supervisor) = shells.supervisor() {
+                if let Some(supervisor) = shells.supervisor().await {
                     // It has stopped by itself when the keeper told it first.
                     let _ = supervisor.stop_child(&session.name).await;
                 }
@@ -394,6 +399,9 @@ impl Session {
             return Err(ShellError::NotRunning { id: self.id.clone() });
         }
         self.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // Return, and the keys that end or empty a line: ^C, ^D, ^U.
+        let open = !bytes.ends_with(b"\r") && !matches!(bytes.last(), Some(b'\n' | 0x03 | 0x04 | 0x15));
+        self.half_typed.store(open, Ordering::Relaxed);
         Ok(())
     }
 

@@ -216,8 +216,11 @@ fn plain_form(dump: &str, into: &mut String) {
         match sequence.as_bytes()[sequence.len() - 1] {
             b'b' => {
                 let count = sequence[2..sequence.len() - 1].parse::<usize>().unwrap_or(1);
-                if let Some(last) = into.chars().next_back() {
-                    into.extend(std::iter::repeat_n(last, count));
+                match into.chars().next_back() {
+                    // Blanks up to the end of a line are nothing that a reader would miss.
+                    Some(' ') if after.starts_with("\r\n") => into.push_str(sequence),
+                    Some(last) => into.extend(std::iter::repeat_n(last, count)),
+                    None => {}
                 }
             }
             b'm' => into.extend(sequence.chars().map(|next| if next == ':' { ';' } else { next })),

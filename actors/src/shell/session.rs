@@ -3,7 +3,7 @@
 //! The actor decides, the pump moves bytes, viewers read. Bytes are in the output log; here are only offsets, the state,
 //! and the wake-up for those who wait for more. Locks are held for moments and never across an await.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemars::JsonSchema;
@@ -145,6 +145,8 @@ pub struct Session {
     pub(crate) executing: Arc<tokio::sync::Mutex<()>>,
     noting: tokio::sync::Mutex<()>,
     pub(crate) bytes_in: AtomicU64,
+    /// Whether what was typed last was not the end of a line.
+    pub(crate) half_typed: AtomicBool,
     state: Mutex<State>,
     positions: Mutex<Vec<Arc<AtomicU64>>>,
 }
@@ -180,6 +182,7 @@ impl Session {
             executing: Arc::default(),
             noting: tokio::sync::Mutex::default(),
             bytes_in: AtomicU64::new(note.bytes_in),
+            half_typed: AtomicBool::new(false),
             state: Mutex::new(state),
             positions: Mutex::default(),
         })

@@ -129,6 +129,20 @@ impl Store {
         self.handle.ask(|reply| StoreMsg::Ping { reply }).await
     }
 
+    /// Waits until there is a writer, at most for the deadline of a write. An actor that writes in its handlers has its
+    /// callers wait here: while the store is being restarted it is to be restarted too, and must not be held up.
+    ///
+    /// # Errors
+    /// [`CallError::NotRunning`] when there is none in time.
+    pub async fn ready(&self) -> Result<(), CallError> {
+        let mut generations = self.shared.writer.subscribe();
+        let open = generations.wait_for(|writer| writer.as_ref().is_some_and(|queue| !queue.is_closed()));
+        match tokio::time::timeout(DEADLINE, open).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(CallError::NotRunning { actor: NAME.into() }),
+        }
+    }
+
     /// Runs `work` in a transaction on the writer's thread; what it did is on the disk when this returns `Ok`, and undone
     /// when `work` returns an error.
     ///
