@@ -6,6 +6,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, Signature, SshSig};
 
+use crate::support::socket::Socket;
 use crate::support::{Answer, Engine, until_true, within};
 
 /// The key of an OpenSSH private key text.
@@ -269,6 +270,35 @@ async fn a_token_ends_with_what_its_key_may() {
     inspect(&engine, &token).await.refusal(401);
     key(json!({ "identity": "user", "disabled": false })).await;
     inspect(&engine, &token).await.refusal(401);
+}
+
+#[tokio::test]
+async fn open_sockets_end_with_the_sign_in() {
+    let engine = Engine::start().await;
+    engine.post("/shell/", json!({ "identity": "s", "config": { "command": "cat" } })).await.expect(201);
+    let changes = [
+        json!({ "identity": "user", "permissions": ["OBJECT"] }),
+        json!({ "identity": "user", "disabled": true }),
+        Value::Null,
+    ];
+    for change in changes {
+        let token = engine.token_with("user", &["SHELL", "OBJECT"]).await;
+        let offered = format!("bearer, bearer.{token}, dxflow.pty.v1");
+        let mut socket = Socket::open(&engine, "s", "", "", &offered).await.expect("it opens with the token offered");
+        assert_eq!(socket.protocol, "dxflow.pty.v1");
+        socket.control_of("attached").await;
+        let since = std::time::Instant::now();
+        if change.is_object() {
+            engine.patch("/auth/key/", change.clone()).await.expect(200);
+        }
+        engine.delete("/auth/key/", json!({ "identity": "user" })).await.expect(200);
+        let (code, reason) = socket.closed().await;
+        assert_eq!(code, 1008, "{change}: {reason}");
+        assert!(since.elapsed() < std::time::Duration::from_secs(2), "{change}: {:?}", since.elapsed());
+    }
+    let offered = "bearer, bearer.not-a-token";
+    let refused = Socket::open(&engine, "s", "", "", offered).await.err().expect("it is refused before the upgrade");
+    assert!(refused.to_string().contains("401"), "{refused}");
 }
 
 #[tokio::test]
