@@ -2,6 +2,8 @@
 
 mod auth;
 mod boot;
+mod cli;
+mod cli_terminal;
 mod examples;
 mod http;
 mod keys;
