@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, Signature, SshSig};
 
 use crate::support::socket::Socket;
-use crate::support::{Answer, Engine, until_true, within};
+use crate::support::{Answer, Engine, until, until_true, within};
 
 /// The key of an OpenSSH private key text.
 fn signing_key(text: &str) -> SigningKey {
@@ -287,14 +287,15 @@ async fn open_sockets_end_with_the_sign_in() {
         let mut socket = Socket::open(&engine, "s", "", "", &offered).await.expect("it opens with the token offered");
         assert_eq!(socket.protocol, "dxflow.pty.v1");
         socket.control_of("attached").await;
-        let since = std::time::Instant::now();
         if change.is_object() {
             engine.patch("/auth/key/", change.clone()).await.expect(200);
         }
         engine.delete("/auth/key/", json!({ "identity": "user" })).await.expect(200);
+        let since = std::time::Instant::now();
         let (code, reason) = socket.closed().await;
         assert_eq!(code, 1008, "{change}: {reason}");
-        assert!(since.elapsed() < std::time::Duration::from_secs(2), "{change}: {:?}", since.elapsed());
+        // A second, and what a busy machine adds.
+        assert!(since.elapsed() < std::time::Duration::from_secs(5), "{change}: {:?}", since.elapsed());
     }
     let offered = "bearer, bearer.not-a-token";
     let refused = Socket::open(&engine, "s", "", "", offered).await.err().expect("it is refused before the upgrade");
@@ -321,6 +322,53 @@ async fn sign_ins_outlive_restarts_and_kills() {
     inspect(&engine, &key).await.refusal(401);
     let keys = engine.get("/auth/key/").await.expect(200);
     assert_eq!(keys.as_array().map(Vec::len), Some(2), "{keys}");
+}
+
+/// Not one sign-in or change of a key fails while the actors are restarted under it, again and again.
+#[tokio::test]
+async fn nobody_notices_a_restart() {
+    let engine = Engine::start().await;
+    let key = admin(&engine);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let over = || done.load(std::sync::atomic::Ordering::SeqCst);
+    let signs_in = async {
+        let mut count = 0;
+        while !over() {
+            let (identity, nonce) = challenge(&engine).await;
+            let body = json!({ "identity": identity, "signature": raw(&key, &nonce) });
+            let verified = verify(&engine, &body).await.expect(200);
+            inspect(&engine, verified["token"].as_str().expect("a token")).await.expect(202);
+            count += 1;
+        }
+        count
+    };
+    let changes = |name: &'static str| {
+        let engine = &engine;
+        async move {
+            let mut count = 0;
+            while !over() {
+                engine.post("/auth/key/", json!({ "identity": name })).await.expect(201);
+                engine.patch("/auth/key/", json!({ "identity": name, "disabled": true })).await.expect(200);
+                engine.delete("/auth/key/", json!({ "identity": name })).await.expect(200);
+                count += 1;
+            }
+            count
+        }
+    };
+    let restarts = async {
+        for generation in 2..8 {
+            engine.put("/engine/restart/", json!({})).await.expect(200);
+            until("the next generation", || async {
+                let health = engine.anonymous().get("/engine/healthcheck/").send().await;
+                let health: Value = serde_json::from_slice(&health.body).expect("JSON");
+                (health["generation"].as_u64() >= Some(generation)).then_some(())
+            })
+            .await;
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    };
+    let (signed_in, one, two, ()) = tokio::join!(signs_in, changes("one"), changes("two"), restarts);
+    assert!(signed_in > 0 && one > 0 && two > 0, "{signed_in} {one} {two}");
 }
 
 #[tokio::test]

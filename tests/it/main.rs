@@ -1,4 +1,5 @@
 //! Black-box tests: the real program, over the network, as a user has it.
+#![allow(unreachable_pub, reason = "`support` is written as a library is, and no test uses all of it")]
 
 mod auth;
 mod boot;
@@ -7,4 +8,7 @@ mod cli_terminal;
 mod examples;
 mod http;
 mod keys;
+mod rights;
+mod sessions;
+mod sign_in;
 mod support;
