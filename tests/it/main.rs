@@ -8,6 +8,8 @@ mod cli_terminal;
 mod examples;
 mod http;
 mod keys;
+mod leaks;
+mod readme;
 mod rights;
 mod sessions;
 mod sign_in;

@@ -94,6 +94,7 @@ impl Options {
     pub async fn start(self) -> Engine {
         let dir = tempfile::Builder::new().prefix("dxflow-it-").tempdir().expect("a temporary directory");
         std::fs::write(dir.path().join("config.toml"), &self.config).expect("config.toml is written");
+        std::fs::create_dir(dir.path().join("home")).expect("the home is made");
         let mut engine =
             Engine { child: None, address: ([0, 0, 0, 0], 0).into(), options: self, token: String::new(), dir };
         engine.boot().await;
@@ -151,6 +152,8 @@ impl Engine {
         command.current_dir(self.dir.path()).env_remove("DXFLOW_DATA_DIR").env_remove("SSH_AUTH_SOCK");
         command.arg("--data-dir").arg(self.data_dir()).arg("--config").arg(self.dir.path().join("config.toml"));
         command.args(arguments);
+        // Shells read their owner's start-up files: the tests' are none.
+        command.env("HOME", self.dir.path().join("home"));
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
         command
