@@ -21,7 +21,8 @@ struct Terminal {
 impl Terminal {
     fn start(engine: &Engine) -> Self {
         let terminal = Self { socket: engine.scratch().join("tmux.sock") };
-        let made = terminal.tmux(&["new-session", "-d", "-x", "100", "-y", "30", "env PS1='$ ' bash --norc --noprofile"]);
+        let made =
+            terminal.tmux(&["new-session", "-d", "-x", "100", "-y", "30", "env PS1='$ ' bash --norc --noprofile"]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         terminal
     }

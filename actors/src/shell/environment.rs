@@ -25,8 +25,11 @@ impl Account {
     /// Looks the user up in the system's accounts; a user without an entry gets `/` and `/bin/sh`.
     pub(crate) fn own() -> Self {
         let uid = rustix::process::geteuid().as_raw();
-        let mut own = Self::lookup(uid)
-            .unwrap_or_else(|| Self { name: uid.to_string(), home: "/".into(), shell: "/bin/sh".into() });
+        let mut own = Self::lookup(uid).unwrap_or_else(|| Self {
+            name: uid.to_string(),
+            home: "/".into(),
+            shell: "/bin/sh".into(),
+        });
         // Who starts the engine with another home, in a container say, means it for the shells too.
         if let Some(home) = std::env::var("HOME").ok().filter(|home| home.starts_with('/')) {
             own.home = home;
