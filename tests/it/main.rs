@@ -2,5 +2,9 @@
 
 mod boot;
 mod examples;
+mod execute;
 mod http;
+mod shell;
 mod support;
+mod survival;
+mod terminal;
