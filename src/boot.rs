@@ -225,7 +225,7 @@ async fn serve(up: &Up, config: Config, listeners: Option<Listeners>) -> Result<
         stopped = stopping => stopped,
         () = second_signal() => {
             warn!("a second signal: ending at once");
-            std::process::exit(130);
+            end_at_once();
         }
     };
     if matches!(end, End::Stop) {
@@ -296,6 +296,11 @@ fn reload(up: &Up, live: &Live<Config>) -> Result<EngineSettings, String> {
             Err(reason)
         }
     }
+}
+
+#[expect(clippy::exit, reason = "a second signal asks for nothing else")]
+fn end_at_once() -> ! {
+    std::process::exit(130)
 }
 
 /// Tells the service manager that the engine lives, as long as its actors answer.

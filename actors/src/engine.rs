@@ -176,7 +176,8 @@ impl Engine {
         let keys = Keys::new(lives.auth.clone(), store.clone(), &settings.data_dir);
         let keeper = Keeper::new(lives.keeper.clone(), settings.data_dir.clone());
         let shells = Shells::new(lives.shell.clone(), keeper.clone(), settings.data_dir.clone());
-        let (files, workflows) = (Files {}, Workflows {});
+        let files = Files::new(lives.object.clone(), store.clone(), settings.volume.clone());
+        let workflows = Workflows {};
         let stats = Stats::new(lives.stat.clone());
         let root = Arc::new(Root {
             lives,
@@ -197,8 +198,14 @@ impl Engine {
 
     /// Starts the tree's next generation.
     async fn start_tree(&self) -> Result<(), SpawnErr> {
-        let children =
-            vec![self.store.child(), self.keys.child(), self.keeper.child(), self.shells.child(), self.stats.child()];
+        let children = vec![
+            self.store.child(),
+            self.keys.child(),
+            self.keeper.child(),
+            self.shells.child(),
+            self.files.child(),
+            self.stats.child(),
+        ];
         let spec = SupervisorSpec::new("engine", Strategy::RestForOne, children);
         let supervisor = Supervisor::spawn(spec).await?;
         *self.root.supervisor.write().await = Some(supervisor);

@@ -216,9 +216,9 @@ pub(crate) enum Shell {
     List {
         #[arg(long, default_value_t = 0)]
         offset: u64,
-        /// How many; -1 is all.
-        #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
-        limit: i64,
+        /// How many [default: all].
+        #[arg(long)]
+        limit: Option<u64>,
     },
     /// Open a shell.
     Create(ShellCreate),
@@ -426,9 +426,9 @@ pub(crate) struct ObjectList {
     pub(crate) recursive: bool,
     #[arg(long, default_value_t = 0)]
     pub(crate) offset: u64,
-    /// How many; -1 is all.
-    #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
-    pub(crate) limit: i64,
+    /// How many [default: all].
+    #[arg(long)]
+    pub(crate) limit: Option<u64>,
 }
 
 #[derive(Args, Debug)]

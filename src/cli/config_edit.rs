@@ -251,13 +251,17 @@ fn write(settings: &Settings, document: &DocumentMut) -> Done {
     let replace = || {
         let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
         std::io::Write::write_all(&mut out, text.as_bytes())?;
-        out.sync_all()?;
-        std::fs::rename(&new, &file)
+        out.sync_all()
     };
-    replace().map_err(|error| {
+    let replaced = replace().map_err(failed).and_then(|()| {
+        // Values that fit their type and are still refused: the engine's own check, on the file as it would find it.
+        Config::load(Some(&new), []).map_err(|error| CliError::Usage(format!("that would not be valid: {error}")))?;
+        std::fs::rename(&new, &file).map_err(failed)
+    });
+    if replaced.is_err() {
         let _ = std::fs::remove_file(&new);
-        failed(error)
-    })
+    }
+    replaced
 }
 
 /// Whether the text is a configuration that the engine and we take, profiles included.

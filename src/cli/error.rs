@@ -87,3 +87,31 @@ impl CliError {
 }
 
 pub(crate) type Done = Result<(), CliError>;
+
+/// An error and its causes in one line; a cause that the error before it has told already is not told again.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = std::io::Error::other("reset");
+        let outer = tokio_tungstenite::tungstenite::Error::Io(inner);
+        assert_eq!(chain(&outer).matches("reset").count(), 1);
+        assert_eq!(CliError::Unreachable { address: "a".into(), reason: "b".into() }.exit_code(), 3);
+    }
+}

@@ -68,6 +68,11 @@ impl Output {
         self.raw(table.render(self.terminal, self.color).as_bytes())
     }
 
+    /// Writes a table that is read by people wherever it goes.
+    pub(crate) fn report(&self, table: &Table) -> Done {
+        self.raw(table.render(true, self.color).as_bytes())
+    }
+
     /// Writes what is known of one thing, a line a property.
     pub(crate) fn properties(&self, properties: &[(&str, String)]) -> Done {
         let width = properties.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

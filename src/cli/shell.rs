@@ -11,7 +11,7 @@ use super::output::{Align, Output, Style, Table, cell, clean, size, time};
 pub(crate) async fn run(command: Shell, client: &Client, output: Output) -> Done {
     match command {
         Shell::List { offset, limit } => {
-            let shells = client.value(Call::get("/shell/").query("offset", offset).query("limit", limit)).await?;
+            let shells = client.value(Call::get("/shell/").query("offset", offset).query_if("limit", limit)).await?;
             if output.json { output.json(&shells) } else { output.table(&table(&shells)) }
         }
         Shell::Create(create) => {

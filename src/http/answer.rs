@@ -72,7 +72,8 @@ where
     T: Serialize + Send + 'static,
     S: Stream<Item = Result<T, Problem>> + Send + 'static,
 {
-    let mut items = Box::pin(items);
+    // Fused: a list without a first item is asked once more below.
+    let mut items = Box::pin(items.fuse());
     let mut response = if in_stream {
         let mut head = b"[\n".to_vec();
         head.extend(status_chunk(status, status.canonical_reason().unwrap_or("")));

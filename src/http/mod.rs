@@ -8,6 +8,7 @@ mod audit;
 mod auth;
 mod dispatch;
 mod engine;
+mod exact;
 mod listener;
 mod metrics;
 mod objects;

@@ -254,7 +254,7 @@ fn add_list(fields: &mut Map<String, Value>, name: &str, text: &str) {
 /// # Errors
 /// 400 that names the field.
 pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(super::exact::Exact(value)).map_err(|error| {
         let path = error.path().to_string();
         let reason = error.into_inner();
         if path == "." {

@@ -52,7 +52,10 @@ impl Upgrade {
         if !tokens(connection).any(|token| token.eq_ignore_ascii_case("upgrade")) {
             return Err(Problem::bad_request("a WebSocket needs `Connection: Upgrade`"));
         }
-        if request.header("sec-websocket-version") != Some("13") {
+        let Some(version) = request.header("sec-websocket-version") else {
+            return Err(Problem::bad_request("a WebSocket needs `Sec-WebSocket-Version: 13` and `Sec-WebSocket-Key`"));
+        };
+        if version != "13" {
             let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "websocket-version", "only version 13 is spoken");
             return Err(problem.header(http::HeaderName::from_static("sec-websocket-version"), "13"));
         }

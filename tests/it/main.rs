@@ -1,10 +1,18 @@
 //! Black-box tests: the real program, over the network, as a user has it.
+#![allow(unreachable_pub, reason = "`support` is written as a library is, and no test uses all of it")]
 
+mod auth;
 mod boot;
+mod cli;
+mod cli_terminal;
 mod examples;
 mod execute;
 mod http;
+mod keys;
+mod rights;
+mod sessions;
 mod shell;
+mod sign_in;
 mod support;
 mod survival;
 mod terminal;

@@ -40,6 +40,38 @@ const STEPS: &[&str] = &[
     CREATE TRIGGER audit_is_append_only BEFORE UPDATE ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
     CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) STRICT;",
+    // 2: uploads that can be resumed, and shares.
+    "CREATE TABLE uploads (
+        identity   TEXT NOT NULL,
+        -- The client's name for it.
+        upload     TEXT NOT NULL,
+        -- The temporary file, beside where the object will be.
+        file       TEXT NOT NULL,
+        total      INTEGER NOT NULL,
+        -- The file's inode, from just before it gets its name.
+        placing    INTEGER,
+        sha256     TEXT,
+        -- Unix seconds.
+        touched_at INTEGER NOT NULL,
+        PRIMARY KEY (identity, upload)
+    ) STRICT;
+    CREATE TABLE shares (
+        id         TEXT PRIMARY KEY NOT NULL,
+        -- SHA-256 of the signature, which is nowhere.
+        digest     BLOB NOT NULL UNIQUE,
+        identity   TEXT NOT NULL,
+        -- The version that was shared.
+        version    TEXT NOT NULL,
+        -- The key that made it, and which registration of it; none for the owner's socket.
+        key        TEXT,
+        serial     TEXT,
+        writable   INTEGER NOT NULL,
+        -- Uses that are left, if they are counted.
+        uses       INTEGER,
+        -- Unix seconds.
+        created_at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL
+    ) STRICT;",
 ];
 
 /// Brings the database to the newest version; each step is one transaction.

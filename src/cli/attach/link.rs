@@ -29,6 +29,8 @@ const PROTOCOL: &str = "dxflow.pty.v1";
 const LONGEST_MESSAGE: usize = 16 << 20;
 /// How many messages wait to be sent before the sender waits.
 const WAITING: usize = 64;
+/// How long the engine may take to take a connection over.
+const UPGRADE: Duration = Duration::from_secs(15);
 /// The engine pings every 20 s; after this long without a word the connection is dead.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -188,10 +190,11 @@ impl Link {
             .max_frame_size(Some(LONGEST_MESSAGE));
         let stream = endpoint.connect().await.map_err(|error| client.unreachable(error))?;
         let connecting = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
-        let socket = match Box::pin(connecting).await {
-            Ok((socket, _)) => socket,
-            Err(Error::Http(response)) => return Err(refusal(&response)),
-            Err(error) => return Err(client.unreachable(error)),
+        let socket = match tokio::time::timeout(UPGRADE, Box::pin(connecting)).await {
+            Ok(Ok((socket, _))) => socket,
+            Ok(Err(Error::Http(response))) => return Err(refusal(&response)),
+            Ok(Err(error)) => return Err(client.unreachable(error)),
+            Err(elapsed) => return Err(client.unreachable(elapsed)),
         };
         let (sink, incoming) = socket.split();
         let (outgoing, waiting) = mpsc::channel(WAITING);
@@ -222,7 +225,7 @@ impl Link {
             let message = match tokio::time::timeout_at(self.heard + SILENCE, self.incoming.next()).await {
                 Err(_) => return Event::Broken("the engine says nothing any more".into()),
                 Ok(None) => return Event::Broken("the connection ended".into()),
-                Ok(Some(Err(error))) => return Event::Broken(actors::error::chain(&error)),
+                Ok(Some(Err(error))) => return Event::Broken(crate::cli::error::chain(&error)),
                 Ok(Some(Ok(message))) => message,
             };
             self.heard = tokio::time::Instant::now();

@@ -517,7 +517,7 @@ impl Status {
         if !self.on_terminal {
             return first.then(|| format!("dxflow: the connection is broken ({reason}); trying again"));
         }
-        let mut line = format!("[{reason}; again in {:.1} s; Ctrl-C leaves]", pause.as_secs_f64());
+        let mut line = format!("[connecting again in {:.1} s, Ctrl-C leaves: {reason}]", pause.as_secs_f64());
         let columns = terminal::size().map_or(80, |(columns, _)| usize::from(columns));
         if let Some((cut, _)) = line.char_indices().nth(columns.saturating_sub(1)) {
             line.truncate(cut);

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 
 /// Private modes that are on in a terminal that nobody has touched: they are set again, not reset.
 const ON_BY_DEFAULT: [u16; 2] = [7, 25];
+/// Modes that show the alternate screen.
+const ALTERNATE_SCREEN: [u16; 3] = [47, 1047, 1049];
 /// Longer sequences than this are none of those that count.
 const LONGEST_SEQUENCE: usize = 64;
 
@@ -63,6 +65,10 @@ impl Modes {
             ([b'?', numbers @ ..], b'h' | b'l') => {
                 let numbers = numbers.split(|byte| *byte == b';');
                 for number in numbers.filter_map(|text| std::str::from_utf8(text).ok()?.parse::<u16>().ok()) {
+                    if ALTERNATE_SCREEN.contains(&number) {
+                        // Three names for one thing: whichever comes last says how it is.
+                        self.changed.retain(|mode| !ALTERNATE_SCREEN.contains(mode));
+                    }
                     if (end == b'h') == ON_BY_DEFAULT.contains(&number) {
                         self.changed.remove(&number);
                     } else {
@@ -83,7 +89,7 @@ impl Modes {
 
     /// Whether a full-screen program holds the alternate screen.
     pub(crate) fn alternate_screen(&self) -> bool {
-        [47, 1047, 1049].iter().any(|mode| self.changed.contains(mode))
+        ALTERNATE_SCREEN.iter().any(|mode| self.changed.contains(mode))
     }
 
     /// What makes the terminal as it was.
@@ -116,6 +122,7 @@ mod tests {
             ("plain \x1b[1;31mtext\x1b[0m", "\x1b[0m"),
             ("\x1b[?1049h\x1b[?25l\x1b[?1000;1006h\x1b=", "\x1b[?25h\x1b[?1000l\x1b[?1006l\x1b[?1049l\x1b>\x1b[0m"),
             ("\x1b[?1049h\x1b[?1049l\x1b[?25l\x1b[?25h", "\x1b[0m"),
+            ("\x1b[?1047h\x1b[?1049l", "\x1b[0m"),
             ("\x1b[2;5r", "\x1b7\x1b[r\x1b8\x1b[0m"),
             ("\x1b[2;5r\x1b[r", "\x1b[0m"),
             ("\x1b[?2004h\x1bc", "\x1b[0m"),

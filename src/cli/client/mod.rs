@@ -317,7 +317,7 @@ impl Client {
 
     /// The error that says that nobody answers there, and for the local engine what to do.
     pub(crate) fn unreachable(&self, error: impl std::error::Error) -> CliError {
-        let mut reason = actors::error::chain(&error);
+        let mut reason = crate::cli::error::chain(&error);
         if let Endpoint::Unix(path) = &self.endpoint
             && (!path.exists() || reason.contains("refused"))
         {

@@ -83,7 +83,7 @@ impl Reply {
                     self.sender = None;
                     return Err(CliError::Unreachable {
                         address: self.address.clone(),
-                        reason: format!("the answer broke off: {}", actors::error::chain(&error)),
+                        reason: format!("the answer broke off: {}", crate::cli::error::chain(&error)),
                     });
                 }
                 None => {

@@ -127,7 +127,8 @@ impl Test {
             .map_err(|error| CliError::failed("failed to listen for signals", error))?;
         let (tell_phase, phase) = watch::channel(Phase::Opening);
         let mut sessions = JoinSet::new();
-        let (mut samples, mut most) = (vec![Sample::default()], 0);
+        let usage = self.processes.as_ref().and_then(Processes::usage);
+        let (mut samples, mut most) = (vec![Sample { usage, ..Sample::default() }], 0);
         let mut last_sample = (self.started, 0_u64);
         let (mut opened_at, mut driven_from) = (None, 0_u64);
         let total = usize::try_from(self.options.number).unwrap_or(usize::MAX);
@@ -162,7 +163,8 @@ impl Test {
                     if let Some(bar) = &bar {
                         bar.set_message(self.status(total, opened_at, samples.last()));
                     }
-                    stop = opened_at.is_some_and(|at| at.elapsed() >= self.options.duration.0);
+                    // With nothing left to drive there is nothing to wait for.
+                    stop = opened_at.is_some_and(|at| at.elapsed() >= self.options.duration.0 || open == 0);
                 }
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
@@ -377,7 +379,7 @@ fn tell(outcome: &Outcome, output: Output) -> Done {
         row.extend(parts.chain([histogram.max()]).map(|seconds| (duration(seconds), Style::Plain)));
         table.row(row);
     }
-    output.table(&table)?;
+    output.report(&table)?;
     let mut lines = vec![
         ("shells", format!("{} asked for, {} at once", outcome.options.number, outcome.most)),
         ("opened in", duration(outcome.opening)),

@@ -21,7 +21,7 @@ pub(super) async fn run(list: &ObjectList, client: &Client, output: Output) -> D
         .query_if("pattern", list.pattern.as_ref())
         .query_if("depth", depth)
         .query("offset", list.offset)
-        .query("limit", list.limit);
+        .query_if("limit", list.limit);
     if list.all {
         call = call.query("all", true);
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here sleeps for a state: [`until`] asks again and again, up to a deadline.
 
+pub mod credentials;
 pub mod http;
 pub mod process;
 pub mod socket;

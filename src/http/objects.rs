@@ -1,7 +1,0 @@
-//! Routes.
-
-use super::route::Route;
-
-pub(crate) fn routes() -> Vec<Route> {
-    Vec::new()
-}
