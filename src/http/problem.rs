@@ -64,11 +64,6 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", detail)
     }
 
-    /// 422: well-formed but unusable.
-    pub(crate) fn unprocessable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", detail)
-    }
-
     /// 500: a fault of ours; `cause` is logged and not sent.
     pub(crate) fn internal(cause: impl Into<String>) -> Self {
         let mut problem = Self::new(

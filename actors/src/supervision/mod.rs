@@ -11,6 +11,8 @@ mod child_spec;
 mod intensity;
 mod strategy;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 
 pub use child_spec::{ChildKind, ChildSpec, Gauge, Restart, Start};
 pub use intensity::Intensity;
