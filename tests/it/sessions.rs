@@ -358,3 +358,72 @@ async fn a_panic_of_the_registry_or_the_store_loses_nothing_that_was_answered() 
     socket.type_bytes(b"echo still-$((40+2))\n").await;
     socket.read_until(b"still-42").await;
 }
+
+/// What a key has shared, reading and writing: the signatures of both.
+async fn share(engine: &Engine, token: &str, object: &str) -> [String; 2] {
+    let mut signatures = Vec::new();
+    for writable in [false, true] {
+        let body = json!({ "identities": [object], "writable": writable, "lifetime": "1h" });
+        let shared = engine.client(token).put("/object/fs/share/").json(&body).send().await.expect(200);
+        signatures.push(shared[0]["signature"].as_str().expect("a signature").to_owned());
+    }
+    signatures.try_into().expect("two")
+}
+
+/// What becomes of the two.
+async fn use_share(engine: &Engine, [reads, writes]: &[String; 2]) -> [u16; 2] {
+    let path = format!("/object/fs/presigned/upload/?signature={writes}");
+    let written = engine.anonymous().put(&path).body("shared").send().await.status.as_u16();
+    let path = format!("/object/fs/presigned/download/?signature={reads}");
+    [engine.anonymous().get(&path).send().await.status.as_u16(), written]
+}
+
+#[tokio::test]
+async fn shares_end_with_their_key_and_outlive_the_engine() {
+    let mut engine = Engine::start().await;
+    let create = |name: &str| json!({ "identity": name, "content": "shared" });
+    for name in ["kept", "one", "two", "three", "four"] {
+        engine.post("/object/fs/", create(name)).await.expect(201);
+    }
+    let bystander = engine.token_with("bystander", &["OBJECT"]).await;
+    let kept = share(&engine, &bystander, "kept").await[0].clone();
+    let download = format!("/object/fs/presigned/download/?signature={kept}");
+    for (object, change) in [
+        ("one", None),
+        ("two", Some(json!({ "identity": "user", "disabled": true }))),
+        ("three", Some(json!({ "identity": "user", "permissions": ["SHELL"] }))),
+        ("four", Some(json!({ "identity": "user", "permissions": ["SHELL", "OBJECT", "READ_ONLY"] }))),
+    ] {
+        let token = engine.token_with("user", &["SHELL", "OBJECT"]).await;
+        let shared = share(&engine, &token, object).await;
+        let read = format!("/object/fs/presigned/download/?signature={}", shared[0]);
+        assert_eq!(engine.anonymous().get(&read).send().await.text(), "shared");
+        match &change {
+            None => engine.delete("/auth/key/", json!({ "identity": "user" })).await.expect(200),
+            Some(change) => engine.patch("/auth/key/", change.clone()).await.expect(200),
+        };
+        let [reads, writes] = use_share(&engine, &shared).await;
+        assert_eq!(writes, 403, "{change:?}");
+        // Who may still read may still let others read, or not: what it must not is write.
+        assert!(reads == 403 || object == "four", "{change:?}: {reads}");
+        let restored = json!({ "identity": "user", "disabled": false, "permissions": ["SHELL", "OBJECT"] });
+        match &change {
+            None => engine.post("/auth/key/", json!({ "identity": "user" })).await.expect(201),
+            Some(_) => engine.patch("/auth/key/", restored).await.expect(200),
+        };
+        let [reads, writes] = use_share(&engine, &shared).await;
+        assert_eq!(writes, 403, "what was taken does not come back: {change:?}");
+        assert!(reads == 403 || object == "four", "{change:?}: {reads}");
+        engine.delete("/auth/key/", json!({ "identity": "user" })).await.expect(200);
+        assert_eq!(use_share(&engine, &shared).await, [403, 403], "{change:?}");
+        assert_eq!(engine.anonymous().get(&download).send().await.text(), "shared", "another key's share");
+    }
+    engine.kill().await;
+    engine.boot().await;
+    assert_eq!(engine.anonymous().get(&download).send().await.text(), "shared");
+    engine.delete("/auth/key/", json!({ "identity": "bystander" })).await.expect(200);
+    engine.anonymous().get(&download).send().await.refusal(403);
+    engine.kill().await;
+    engine.boot().await;
+    engine.anonymous().get(&download).send().await.refusal(403);
+}
