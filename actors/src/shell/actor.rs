@@ -145,13 +145,17 @@ impl ShellState {
         session.input.connect(pty.clone().filter(|_| running));
         let committed = log.committed();
         let recording = session.change(|state| {
+            let first = state.log.is_none();
             if state.timeline.newest().offset < log.oldest() || state.timeline.newest().offset > committed {
                 state.timeline = Timeline::new(Base::blank(log.oldest(), record.columns, record.rows), Vec::new());
             }
             if state.timeline.size() != (record.columns, record.rows) {
                 state.timeline.resize(committed, record.columns, record.rows);
             }
-            state.noted = state.noted.max(state.timeline.newest().offset);
+            if first || state.noted < log.oldest() {
+                // What the keeper has told is what it has noted.
+                state.noted = state.timeline.newest().offset;
+            }
             state.complete = !running && pty.is_none();
             state.failure = None;
             state.record = record;

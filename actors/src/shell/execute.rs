@@ -33,6 +33,8 @@ use crate::keeper::signal_number;
 
 /// How long a shell that has just begun may take to its prompt.
 const READY: Duration = Duration::from_secs(5);
+/// How long the terminal may be another program's before the shell counts as busy.
+const HANDBACK: Duration = Duration::from_millis(200);
 /// How long a shell may take to begin with what was typed.
 const BEGIN: Duration = Duration::from_secs(5);
 /// How often a shell is looked at until it is seen to be ready.
@@ -178,7 +180,12 @@ async fn ready(session: &Session, pid: i32, dialect: Dialect) -> Result<bool, Sh
     let mut seen = None;
     loop {
         if session.input.foreground().ok_or_else(not_running)?.as_raw_nonzero().get() != pid {
-            return Err(busy("another program has its terminal"));
+            // What has just ended may still have it for a moment.
+            if started.elapsed() > HANDBACK {
+                return Err(busy("another program has its terminal"));
+            }
+            tokio::time::sleep(LOOK).await;
+            continue;
         }
         let terminal = terminal(session).ok_or_else(not_running)?;
         let raw = !terminal.local_modes.contains(LocalModes::ICANON);
@@ -286,7 +293,7 @@ fn script(dialect: Dialect, command: &str, shown: &str, nonce: &str, file: &str)
     format!(
         "__dxflow=$?\n{forget}printf %b '{shown}' >/dev/tty\n(exit $__dxflow)\n{eval} {command}\n__dxflow=$?\n\
          printf '\\033]133;D;%s;dxflow={nonce}\\007' \"$__dxflow\" >/dev/tty\n\
-         eval \"unset __dxflow; (exit $__dxflow)\"\n",
+         eval \"unset __dxflow; return $__dxflow\"\n",
         shown = octal(shown),
         command = quoted(command),
     )
@@ -354,6 +361,17 @@ struct Watch {
 }
 
 impl Watch {
+    /// Whether the shell looks as if it waited for the next command.
+    fn has_given_up(&self, session: &Session) -> bool {
+        let foreground = session.input.foreground().map(|pid| pid.as_raw_nonzero().get());
+        let idle = if self.raw {
+            terminal(session).is_some_and(|terminal| !terminal.local_modes.contains(LocalModes::ICANON))
+        } else {
+            !self.script.is_open_in(self.pid)
+        };
+        idle && foreground == Some(self.pid)
+    }
+
     async fn follow(mut self, viewer: &mut Viewer, begun: oneshot::Sender<()>) -> Result<Outcome, ShellError> {
         let session = Arc::clone(viewer.session());
         let mut output = Gathered::new(&self.nonce, self.limit);
@@ -361,15 +379,13 @@ impl Watch {
         let started = self.typed;
         let mut buffer = Vec::new();
         let mut at_prompt = 0;
+        let mut looks = tokio::time::interval(LOOK_FOR_ABORT);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             buffer.clear();
-            let next = tokio::time::timeout(LOOK_FOR_ABORT, viewer.next(CHUNK, &mut buffer));
-            match next.await {
-                Ok(event) => match event? {
-                    Event::Output => {
-                        at_prompt = 0;
-                        output.feed(&buffer);
-                    }
+            tokio::select! {
+                event = viewer.next(CHUNK, &mut buffer) => match event? {
+                    Event::Output => output.feed(&buffer),
                     Event::Gap { .. } => output.lose(),
                     Event::Resized { .. } => {}
                     Event::Exit(exit) if begun.is_none() => {
@@ -379,15 +395,7 @@ impl Watch {
                     }
                     Event::Exit(_) | Event::Removed => return Err(ShellError::Ended { id: session.id.clone() }),
                 },
-                Err(_) => {
-                    let foreground = session.input.foreground().map(|pid| pid.as_raw_nonzero().get());
-                    let given_up = if self.raw {
-                        terminal(&session).is_some_and(|terminal| !terminal.local_modes.contains(LocalModes::ICANON))
-                    } else {
-                        !self.script.is_open_in(self.pid)
-                    };
-                    at_prompt = if given_up && foreground == Some(self.pid) { at_prompt + 1 } else { 0 };
-                }
+                _ = looks.tick() => at_prompt = if self.has_given_up(&session) { at_prompt + 1 } else { 0 },
             }
             if output.has_begun()
                 && let Some(begun) = begun.take()

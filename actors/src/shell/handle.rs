@@ -399,6 +399,7 @@ impl Session {
             return Err(ShellError::NotRunning { id: self.id.clone() });
         }
         self.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.was_typed(bytes);
         // Return, and the keys that end or empty a line: ^C, ^D, ^U.
         let open = !bytes.ends_with(b"\r") && !matches!(bytes.last(), Some(b'\n' | 0x03 | 0x04 | 0x15));
         self.half_typed.store(open, Ordering::Relaxed);

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::Settings;
 use super::actor::AbortOnDrop;
@@ -143,11 +144,11 @@ impl Recordings {
     /// Records a shell from now on, in a task.
     pub(crate) fn follow(&self, session: Arc<Session>, name: String, settings: &Settings) -> AbortOnDrop {
         let path = self.path(&name);
-        let scrollback = usize::from(settings.scrollback);
+        let (scrollback, with_input) = (usize::from(settings.scrollback), settings.record_input);
         let task = tokio::spawn(async move {
             let id = session.id.clone();
             let recorded = match path {
-                Ok(path) => record(session, path, scrollback).await,
+                Ok(path) => record(session, path, scrollback, with_input).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = recorded {
@@ -165,9 +166,10 @@ fn missing(name: &str, what: &'static str, source: io::Error) -> ShellError {
     }
 }
 
-async fn record(session: Arc<Session>, path: PathBuf, scrollback: usize) -> Result<(), ShellError> {
+async fn record(session: Arc<Session>, path: PathBuf, scrollback: usize, with_input: bool) -> Result<(), ShellError> {
     let failed = |source| ShellError::File { what: "write the recording", source };
     let description = session.describe();
+    let mut typed = with_input.then(|| session.record_typed());
     let opened = blocking(move || Cast::open(&path, &description)).await;
     let (mut cast, since) = opened.map_err(io::Error::other).flatten().map_err(failed)?;
     let (mut viewer, snapshot) =
@@ -182,16 +184,17 @@ async fn record(session: Arc<Session>, path: PathBuf, scrollback: usize) -> Resu
     let mut marked = viewer.offset();
     loop {
         buffer.clear();
-        let event = if marked == viewer.offset() {
-            viewer.next(CHUNK, &mut buffer).await?
-        } else {
-            match tokio::time::timeout(SILENCE, viewer.next(CHUNK, &mut buffer)).await {
-                Ok(event) => event?,
-                Err(_) => {
-                    marked = viewer.offset();
-                    cast.mark_offset(marked).map_err(failed)?;
-                    continue;
-                }
+        let silent = marked == viewer.offset();
+        let event = tokio::select! {
+            event = viewer.next(CHUNK, &mut buffer) => event?,
+            Some(bytes) = next_typed(&mut typed) => {
+                cast.event("i", &String::from_utf8_lossy(&bytes)).map_err(failed)?;
+                continue;
+            }
+            () = tokio::time::sleep(SILENCE), if !silent => {
+                marked = viewer.offset();
+                cast.mark_offset(marked).map_err(failed)?;
+                continue;
             }
         };
         match event {
@@ -215,6 +218,13 @@ async fn record(session: Arc<Session>, path: PathBuf, scrollback: usize) -> Resu
             marked = viewer.offset();
             cast.mark_offset(marked).map_err(failed)?;
         }
+    }
+}
+
+async fn next_typed(typed: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
+    match typed {
+        Some(typed) => typed.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::error::ShellError;
 use super::input::Input;
@@ -21,6 +21,9 @@ use crate::output_log::OutputLog;
 
 use super::messages::ShellMsg;
 use super::{CALL_DEADLINE, CALLS_PER_SHELL};
+
+/// How many pieces of input wait for a recorder.
+const TYPED_AHEAD: usize = 1024;
 
 /// What a shell is doing.
 #[derive(Clone, Copy, Debug, Eq, JsonSchema, PartialEq, Serialize)]
@@ -147,6 +150,8 @@ pub struct Session {
     pub(crate) bytes_in: AtomicU64,
     /// Whether what was typed last was not the end of a line.
     pub(crate) half_typed: AtomicBool,
+    /// Where a recorder wants what is typed.
+    typed: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
     state: Mutex<State>,
     positions: Mutex<Vec<Arc<AtomicU64>>>,
 }
@@ -183,6 +188,7 @@ impl Session {
             noting: tokio::sync::Mutex::default(),
             bytes_in: AtomicU64::new(note.bytes_in),
             half_typed: AtomicBool::new(false),
+            typed: Mutex::default(),
             state: Mutex::new(state),
             positions: Mutex::default(),
         })
@@ -277,6 +283,23 @@ impl Session {
             bytes_out,
             recording: state.recording.clone(),
             usage: record.usage.map(|Usage { cpu_seconds, memory_peak }| Accounting { cpu_seconds, memory_peak }),
+        }
+    }
+
+    /// Gives what is typed from now on to a recorder, until it drops the other end.
+    pub(crate) fn record_typed(&self) -> mpsc::Receiver<Vec<u8>> {
+        let (sender, receiver) = mpsc::channel(TYPED_AHEAD);
+        *self.typed.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// Tells a recorder what was typed. One that is behind by very much misses it: nobody waits for a recorder.
+    pub(crate) fn was_typed(&self, bytes: &[u8]) {
+        let mut typed = self.typed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = &*typed
+            && let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(bytes.to_vec())
+        {
+            *typed = None;
         }
     }
 

@@ -1,0 +1,161 @@
+//! Whatever dies, the shells do not: kills, restarts and panics under load, with every line seen exactly once.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::socket::{Event, Socket};
+use crate::support::{Engine, until};
+
+/// Prints numbered lines for as long as it lives.
+const COUNTER: &str = "i=0; while :; do echo line $i; i=$((i+1)); [ $((i % 20)) = 0 ] && sleep 0.1; done";
+
+async fn counters(engine: &Engine, count: usize) {
+    for number in 0..count {
+        let config = json!({"command": "sh", "args": ["-c", COUNTER]});
+        engine.post("/shell/", json!({"identity": format!("s{number}"), "config": config})).await.expect(201);
+    }
+}
+
+/// What one client has seen of one counter.
+#[derive(Default)]
+struct Seen {
+    offset: u64,
+    rest: Vec<u8>,
+    next: u64,
+}
+
+impl Seen {
+    fn take(&mut self, shell: &str, bytes: &[u8]) {
+        self.offset += bytes.len() as u64;
+        self.rest.extend_from_slice(bytes);
+        let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        for line in self.rest[..whole].split_inclusive(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(line);
+            assert_eq!(line, format!("line {}\r\n", self.next), "{shell}: every line once, in order");
+            self.next += 1;
+        }
+        self.rest.drain(..whole);
+    }
+
+    /// Reads until `more` further lines have come.
+    async fn read(&mut self, engine: &Engine, shell: &str, more: u64) {
+        let (mut socket, attached) = Socket::attach(engine, shell, &format!("?since={}", self.offset)).await;
+        assert_eq!((&attached["snapshot"], &attached["offset"]), (&json!(false), &json!(self.offset)), "{shell}");
+        let until = self.next + more;
+        while self.next < until {
+            match socket.next().await {
+                Event::Bytes(bytes) => self.take(shell, &bytes),
+                other => panic!("{shell}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn ten_kills_of_the_engine_lose_no_line_of_fifty_shells() {
+    let mut engine = Engine::options().config("[shell]\nlog_size = \"4MiB\"").start().await;
+    counters(&engine, 50).await;
+    let mut seen: Vec<Seen> = (0..50).map(|_| Seen::default()).collect();
+    for _ in 0..10 {
+        for (number, seen) in seen.iter_mut().enumerate() {
+            seen.read(&engine, &format!("s{number}"), 5).await;
+        }
+        engine.kill().await;
+        engine.boot().await;
+    }
+    for (number, seen) in seen.iter_mut().enumerate() {
+        seen.read(&engine, &format!("s{number}"), 40).await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_of_the_tree_is_not_seen_by_those_who_are_attached() {
+    let engine = Engine::start().await;
+    counters(&engine, 10).await;
+    let mut sockets = Vec::new();
+    for number in 0..10 {
+        let (socket, _) = Socket::attach(&engine, &format!("s{number}"), "?since=0").await;
+        sockets.push((socket, Seen::default()));
+    }
+    for round in 0..3 {
+        let generation = engine.get("/engine/healthcheck/").await.expect(200)["generation"].as_u64().expect("a number");
+        engine.put("/engine/restart/", json!({})).await.expect(200);
+        until("the next generation", async || {
+            let now = engine.get("/engine/healthcheck/").await;
+            (now.expect(now.status.as_u16())["generation"].as_u64() > Some(generation)).then_some(())
+        })
+        .await;
+        for (number, (socket, seen)) in sockets.iter_mut().enumerate() {
+            let until = seen.next + 60;
+            while seen.next < until {
+                match socket.next().await {
+                    Event::Bytes(bytes) => seen.take(&format!("s{number}"), &bytes),
+                    other => panic!("round {round}, s{number}: {other:?}"),
+                }
+            }
+        }
+    }
+    // And one still types.
+    engine.post("/shell/", json!({"identity": "cat", "config": {"command": "cat"}})).await.expect(201);
+    let (mut socket, _) = Socket::attach(&engine, "cat", "").await;
+    engine.put("/engine/restart/", json!({})).await.expect(200);
+    socket.type_bytes(b"during\r").await;
+    socket.read_until(b"during\r\nduring\r\n").await;
+}
+
+#[cfg(feature = "fault-injection")]
+#[tokio::test]
+async fn a_shell_whose_actor_panics_goes_on() {
+    let engine = Engine::start().await;
+    counters(&engine, 2).await;
+    let mut seen = Seen::default();
+    let (mut socket, _) = Socket::attach(&engine, "s0", "?since=0").await;
+    for size in 0..3_u16 {
+        engine.post("/engine/fault", json!({"actor": "shell/s0"})).await.expect(200);
+        // The message that panics has no answer; the next one has.
+        let _ = engine.put("/shell/resize/", json!({"identity": "s0", "columns": 90 + size, "rows": 30})).await;
+        let until = seen.next + 60;
+        while seen.next < until {
+            match socket.next().await {
+                Event::Bytes(bytes) => seen.take("s0", &bytes),
+                Event::Text(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+    }
+    engine.put("/shell/resize/", json!({"identity": "s0", "columns": 77, "rows": 30})).await.expect(200);
+    assert_eq!(engine.get("/shell/s0/").await.expect(200)["columns"], 77);
+}
+
+#[tokio::test]
+async fn the_screen_after_a_kill_is_the_screen_before() {
+    let mut engine = Engine::options().config("[shell]\nlog_size = \"64KiB\"").start().await;
+    // Set-up sequences that leave the ring long before the kill: alternate screen, colours, a title, mouse mode.
+    let script = r"printf '\033]2;the title\007\033[?1049h\033[?1003h\033[44m\033[2J\033[5;10Hmarker'
+        i=0; while [ $i -lt 3000 ]; do printf '\033[10;1Hcounter %d and a filler that makes the ring go round' $i; i=$((i+1)); done
+        printf '\033[20;3Hdone'; exec cat";
+    let config = json!({"command": "sh", "args": ["-c", script]});
+    engine.post("/shell/", json!({"identity": "full", "config": config})).await.expect(201);
+    let screen = async |engine: &Engine| {
+        let mut socket = Socket::open(engine, "full", "", &engine.token, "").await.expect("an upgrade");
+        match socket.next().await {
+            Event::Text(text) => text,
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = until("the program to be done", async || {
+        let text = screen(&engine).await;
+        text.contains("done").then_some(text)
+    })
+    .await;
+    for wanted in ["marker", "counter 2999", "the title", "\u{1b}[?1003h", "\u{1b}[?1047h"] {
+        assert!(before.contains(wanted), "{wanted:?} in {before:?}");
+    }
+    for _ in 0..2 {
+        engine.kill().await;
+        engine.boot().await;
+        assert_eq!(screen(&engine).await, before);
+    }
+}
