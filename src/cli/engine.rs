@@ -182,7 +182,8 @@ async fn tree(client: &Client, output: Output) -> Done {
     }
     let mut text = String::new();
     match &tree {
-        Value::Array(roots) => roots.iter().for_each(|root| draw(root, "", "", output, &mut text)),
+        // The tree's root is the engine itself.
+        Value::Array(_) => draw(&json!({ "name": "engine", "children": tree }), "", "", output, &mut text),
         root => draw(root, "", "", output, &mut text),
     }
     output.raw(text.as_bytes())
@@ -192,7 +193,10 @@ async fn tree(client: &Client, output: Output) -> Done {
 fn draw(node: &Value, lead: &str, below: &str, output: Output, text: &mut String) {
     let state = cell(&node["state"]);
     let name = clean(&cell(&node["name"]));
-    let _ = write!(text, "{lead}{name}  {}", output.paint(Style::of_state(&state), &clean(&state)));
+    let _ = write!(text, "{lead}{name}");
+    if !state.is_empty() {
+        let _ = write!(text, "  {}", output.paint(Style::of_state(&state), &clean(&state)));
+    }
     let mut facts = Vec::new();
     if let Some(kind) = node["kind"].as_str().filter(|kind| *kind != name) {
         facts.push(clean(kind));

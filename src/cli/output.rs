@@ -120,6 +120,7 @@ pub(crate) enum Style {
 impl Style {
     fn paint(self, text: &str) -> String {
         let code = match self {
+            _ if text.is_empty() => return String::new(),
             Self::Plain => return text.to_owned(),
             Self::Header => "1",
             Self::Faint => "2",
@@ -262,6 +263,9 @@ pub(crate) fn time(seconds: i64) -> String {
 
 /// A duration as people read it: `350 ms`, `4.2 s`, `3m 10s`, `2d 4h`.
 pub(crate) fn duration(seconds: f64) -> String {
+    if seconds <= 0.0 {
+        return "0 s".into();
+    }
     if seconds < 0.001 {
         return format!("{:.0} µs", seconds * 1e6);
     }
