@@ -7,8 +7,9 @@
 //! ractor's mailboxes are unbounded, so admission is counted here: each handle admits a fixed number of calls at once,
 //! and refuses the next at once with [`CallError::Overloaded`].
 //!
-//! A call that timed out, or whose actor died with it, **may still have happened**. A message that was never taken (the
-//! actor stopped before it) is sent again to the next generation; one that was taken is not.
+//! A call that timed out, or whose actor died with it, **may still have happened**. A call that finds the mailbox closed
+//! waits for the next generation; one that is in the mailbox of an actor that fails is lost with it, unless the handle
+//! sends [one at a time](Handle::one_at_a_time).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,6 +127,8 @@ pub struct Handle<M> {
     deadline: Duration,
     admission: Arc<Semaphore>,
     limit: usize,
+    /// Whose turn it is, where one call waits for the one before.
+    turn: Option<Arc<Semaphore>>,
 }
 
 impl<M> Clone for Handle<M> {
@@ -135,6 +138,7 @@ impl<M> Clone for Handle<M> {
             deadline: self.deadline,
             admission: Arc::clone(&self.admission),
             limit: self.limit,
+            turn: self.turn.clone(),
         }
     }
 }
@@ -142,7 +146,15 @@ impl<M> Clone for Handle<M> {
 impl<M: Message> Handle<M> {
     /// A handle on `slot` whose calls wait at most `deadline`, of which `limit` may wait at once.
     pub fn new(slot: Arc<Slot<M>>, deadline: Duration, limit: usize) -> Self {
-        Self { slot, deadline, admission: Arc::new(Semaphore::new(limit)), limit }
+        Self { slot, deadline, admission: Arc::new(Semaphore::new(limit)), limit, turn: None }
+    }
+
+    /// Sends one call at a time: the others wait here and not in the mailbox, which is lost with an actor that fails. So a
+    /// panic costs the call that it hit and no other. For actors that answer from within `handle`.
+    #[must_use]
+    pub fn one_at_a_time(mut self) -> Self {
+        self.turn = Some(Arc::new(Semaphore::new(1)));
+        self
     }
 
     /// How many calls wait for an answer.
@@ -181,6 +193,15 @@ impl<M: Message> Handle<M> {
             return Err(CallError::Overloaded { actor: actor(), limit: self.limit }.into());
         };
         let until = Instant::now() + deadline;
+        let _turn = match &self.turn {
+            Some(turn) => match tokio::time::timeout_at(until, turn.acquire()).await {
+                Ok(Ok(turn)) => Some(turn),
+                Ok(Err(_)) | Err(_) => {
+                    return Err(CallError::Overloaded { actor: actor(), limit: self.limit }.into());
+                }
+            },
+            None => None,
+        };
         let mut generations = self.slot.actor.subscribe();
         loop {
             let present = generations.borrow_and_update().clone();

@@ -66,6 +66,8 @@ async fn every_list_and_description_is_json_when_asked() {
     for (arguments, array) in [
         (&["shell", "list"] as &[&str], true),
         (&["key", "list", "-a"], true),
+        (&["object", "list"], true),
+        (&["object", "shares"], true),
         (&["engine", "ping", "-c", "2", "-i", "0"], true),
         (&["engine", "stat"], true),
         (&["engine", "info"], false),

@@ -4,6 +4,7 @@
 mod auth;
 mod boot;
 mod cli;
+mod cli_objects;
 mod cli_terminal;
 mod examples;
 mod execute;

@@ -136,7 +136,7 @@ impl Keys {
             checks: Semaphore::new(CHECKS),
             made_admin: AtomicBool::new(false),
         };
-        Self { shared: Arc::new(shared), handle: Handle::new(slot, DEADLINE, WAITING) }
+        Self { shared: Arc::new(shared), handle: Handle::new(slot, DEADLINE, WAITING).one_at_a_time() }
     }
 
     /// How the supervisor starts a generation. The store must run.

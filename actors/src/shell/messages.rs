@@ -4,7 +4,7 @@ use super::error::ShellError;
 use crate::call::Reply;
 use crate::keeper::{Status, Usage};
 
-/// Messages of the [`Shell`](super::actor::Shell) actor.
+/// Messages of the `Shell` actor.
 #[derive(Debug)]
 pub enum ShellMsg {
     /// Takes the shell over from the keeper. The actor's first message, from itself.

@@ -41,8 +41,8 @@ pub(super) async fn run(download: &Download, client: &Client, output: Output) ->
         };
         return to_stdout(source, client, output).await;
     }
-    let place = Path::new(target);
-    let into = place.is_dir();
+    let place = Path::new(if target == "." { "" } else { target });
+    let into = target == "." || place.is_dir();
     if !into && (sources.len() > 1 || target.ends_with('/')) {
         std::fs::create_dir_all(place)
             .map_err(|error| CliError::failed(format!("failed to make `{}`", place.display()), error))?;

@@ -11,8 +11,8 @@ use crate::cli::output::{Align, Output, Style, Table, cell, output_error, size, 
 
 /// Rows stand in columns with their neighbours; this many are neighbours.
 const BATCH: usize = 1000;
-/// Deeper than any directory that a path can name.
-pub(super) const ALL_LEVELS: u32 = 4096;
+/// As deep as the engine goes.
+pub(super) const ALL_LEVELS: u32 = 1000;
 
 pub(super) async fn run(list: &ObjectList, client: &Client, output: Output) -> Done {
     let depth = if list.recursive { Some(ALL_LEVELS) } else { list.depth };

@@ -56,6 +56,8 @@ struct Item {
 }
 
 pub(super) async fn run(upload: &Upload, client: &Client, output: Output) -> Done {
+    // Whoever cannot sign in is told so once, not for each file.
+    client.token().await?;
     let (sources, target) = match upload.paths.as_slice() {
         [source] => (std::slice::from_ref(source), None),
         [sources @ .., target] => (sources, Some(target.as_str())),
@@ -220,12 +222,13 @@ async fn send_all(plan: Plan, upload: &Upload, client: &Client, output: Output) 
 async fn send(item: &Item, force: bool, client: &Client, progress: &Progress) -> Result<Value, CliError> {
     let mut bar = progress.file(&item.remote, item.size);
     let mut retry = Retry::default();
+    let mut id = None;
     loop {
         let mut reached = 0;
         let sent = if item.size < RESUMABLE {
             small(item, force, client, &mut bar).await
         } else {
-            Box::pin(large(item, force, client, &mut bar, &mut reached)).await
+            Box::pin(large(item, force, client, &mut bar, &mut id, &mut reached)).await
         };
         match sent {
             Ok(object) => return Ok(object),
@@ -260,20 +263,35 @@ async fn large(
     force: bool,
     client: &Client,
     bar: &mut FileBar,
+    known: &mut Option<String>,
     reached: &mut u64,
 ) -> Result<Value, CliError> {
-    let id = upload_id(item)?;
+    let (mut id, again) = match known.take() {
+        Some(id) => (id, true),
+        None => (upload_id(item)?, false),
+    };
     let asked = Call::new(Method::HEAD, "/object/fs/upload/").query("identity", &item.remote).query("upload", &id);
     let mut offset = match client.send(asked).await {
         Ok(mut reply) => {
-            let offset = reply.header("upload-offset").and_then(|text| text.parse().ok()).unwrap_or(0);
+            let offset: u64 = reply.header("upload-offset").and_then(|text| text.parse().ok()).unwrap_or(0);
             reply.whole(0).await?;
-            // The last part puts the object in place: what is there whole is not of this upload.
-            if offset < item.size { offset } else { 0 }
+            match (offset < item.size, again, force) {
+                (true, ..) => offset,
+                // Only the answer was lost: it is asked for again, by the last byte.
+                (false, true, _) => item.size - 1,
+                (false, false, true) => {
+                    id.push_str(&format!("-{}", std::process::id()));
+                    0
+                }
+                (false, false, false) => {
+                    return Err(CliError::Failed("it is there already (--force replaces it)".into()));
+                }
+            }
         }
         Err(error) if error.status() == Some(404) => 0,
         Err(error) => return Err(error),
     };
+    *known = Some(id.clone());
     *reached = offset;
     let mut digest = digest_before(item, offset).await?;
     loop {
@@ -394,7 +412,7 @@ impl Source {
 
     /// Sends it. With the answer comes the digest of the file so far.
     async fn send(
-        mut self,
+        self,
         call: Call,
         client: &Client,
         item: &Item,
@@ -402,13 +420,23 @@ impl Source {
         from: u64,
     ) -> Result<(Value, Sha256), CliError> {
         let answer = watched(client.value(call.body(self.body)), bar, from, &self.sent).await;
-        match (answer, self.read.try_recv()) {
-            (_, Ok(Err(error))) => Err(CliError::failed(format!("failed to read `{}`", item.local.display()), error)),
-            (Ok(answer), Ok(Ok(digest))) => Ok((answer, digest)),
-            (Err(error), _) => Err(error),
-            (Ok(_), Err(_)) => Err(CliError::Failed(format!("the engine took `{}` before its end", item.remote))),
+        match answer {
+            Ok(answer) => match self.read.await {
+                Ok(Ok(digest)) => Ok((answer, digest)),
+                Ok(Err(error)) => Err(unreadable(item, error)),
+                Err(_) => Err(CliError::Failed(format!("the engine took `{}` before its end", item.remote))),
+            },
+            // Why the file could not be read says more than that its body broke off.
+            Err(error) => match { self.read }.try_recv() {
+                Ok(Err(reason)) => Err(unreadable(item, reason)),
+                _ => Err(error),
+            },
         }
     }
+}
+
+fn unreadable(item: &Item, error: std::io::Error) -> CliError {
+    CliError::failed(format!("failed to read `{}`", item.local.display()), error)
 }
 
 fn body_of(waiting: mpsc::Receiver<std::io::Result<Bytes>>) -> Body {
