@@ -130,6 +130,31 @@ async fn a_shell_whose_actor_panics_goes_on() {
 }
 
 #[tokio::test]
+async fn a_recording_goes_on_after_a_kill_without_a_gap() {
+    let mut engine = Engine::options().config("[shell]\nrecord = true").start().await;
+    counters(&engine, 1).await;
+    let name = engine.get("/shell/s0/").await.expect(200)["recording"].as_str().expect("it is recorded").to_owned();
+    let recorded = async |engine: &Engine| {
+        let text = engine.get(&format!("/shell/recording/{name}")).await.text();
+        let events = text.lines().skip(1).map(|line| serde_json::from_str(line).expect("each line is an event"));
+        let output = events.filter(|event: &serde_json::Value| event[1] == "o");
+        output.map(|event| event[2].as_str().expect("text").to_owned()).collect::<String>()
+    };
+    for _ in 0..3 {
+        let before = recorded(&engine).await.len();
+        until("more to be recorded", async || (recorded(&engine).await.len() > before + 500).then_some(())).await;
+        engine.kill().await;
+        engine.boot().await;
+    }
+    let before = recorded(&engine).await.len();
+    until("more to be recorded", async || (recorded(&engine).await.len() > before + 500).then_some(())).await;
+    let text = recorded(&engine).await;
+    let mut seen = Seen::default();
+    seen.take("the recording", text.as_bytes());
+    assert!(seen.next > 50);
+}
+
+#[tokio::test]
 async fn the_screen_after_a_kill_is_the_screen_before() {
     let mut engine = Engine::options().config("[shell]\nlog_size = \"64KiB\"").start().await;
     // Set-up sequences that leave the ring long before the kill: alternate screen, colours, a title, mouse mode.

@@ -278,6 +278,24 @@ async fn control_c_gets_through_a_flood() {
 }
 
 #[tokio::test]
+async fn control_c_gets_past_input_that_nobody_reads() {
+    let engine = Engine::start().await;
+    script(
+        &engine,
+        "deaf",
+        "trap 'echo interrupted' INT; stty -icanon -echo; echo ready; while :; do sleep 0.05; done",
+    )
+    .await;
+    let (mut socket, _) = Socket::attach(&engine, "deaf", "?since=0").await;
+    socket.read_until(b"ready").await;
+    for _ in 0..40 {
+        socket.type_bytes(&[b'x'; 1000]).await;
+    }
+    socket.type_bytes(b"\x03").await;
+    socket.read_until(b"interrupted").await;
+}
+
+#[tokio::test]
 async fn who_is_signed_out_is_cut_off() {
     let engine = Engine::start().await;
     cat(&engine, "out").await;

@@ -83,23 +83,8 @@ impl Actor for Shell {
         state: &mut ShellState,
     ) -> Result<(), ActorProcessingErr> {
         crate::fault::point(&state.args.session.name);
-        // Who asked may have given up meanwhile: then the answer goes nowhere.
-        match message {
-            ShellMsg::Adopt => state.adopt(&myself).await?,
-            ShellMsg::Resize { columns, rows, reply } => {
-                let _ = reply.send(state.resize(columns, rows).await);
-            }
-            ShellMsg::Kill { signal, reply } => {
-                let _ = reply.send(state.kill(signal).await);
-            }
-            ShellMsg::Start { reply } => {
-                let _ = reply.send(state.start(&myself).await);
-            }
-            ShellMsg::Exited { generation, status, usage } => state.exited(generation, status, usage),
-            ShellMsg::PumpEnded { number, failure } => state.pump_ended(&myself, number, failure)?,
-            ShellMsg::PumpTick => state.pump_tick(&myself).await?,
-        }
-        Ok(())
+        // Boxed: an idle actor should not keep room for its largest handler.
+        Box::pin(state.take(&myself, message)).await
     }
 
     async fn post_stop(&self, myself: ActorRef<ShellMsg>, state: &mut ShellState) -> Result<(), ActorProcessingErr> {
@@ -109,13 +94,34 @@ impl Actor for Shell {
         state.recorder = None;
         // What was typed up to now is counted on by the next engine.
         if !session.state().removed {
-            let _ = tokio::time::timeout(Duration::from_secs(2), session.save_note(&state.args.keeper)).await;
+            let note = Box::pin(session.save_note(&state.args.keeper));
+            let _ = tokio::time::timeout(Duration::from_secs(2), note).await;
         }
         Ok(())
     }
 }
 
 impl ShellState {
+    async fn take(&mut self, myself: &ActorRef<ShellMsg>, message: ShellMsg) -> Result<(), ActorProcessingErr> {
+        // Who asked may have given up meanwhile: then the answer goes nowhere.
+        match message {
+            ShellMsg::Adopt => self.adopt(myself).await?,
+            ShellMsg::Resize { columns, rows, reply } => {
+                let _ = reply.send(self.resize(columns, rows).await);
+            }
+            ShellMsg::Kill { signal, reply } => {
+                let _ = reply.send(self.kill(signal).await);
+            }
+            ShellMsg::Start { reply } => {
+                let _ = reply.send(self.start(myself).await);
+            }
+            ShellMsg::Exited { generation, status, usage } => self.exited(generation, status, usage),
+            ShellMsg::PumpEnded { number, failure } => self.pump_ended(myself, number, failure)?,
+            ShellMsg::PumpTick => self.pump_tick(myself).await?,
+        }
+        Ok(())
+    }
+
     async fn adopt(&mut self, myself: &ActorRef<ShellMsg>) -> Result<(), ActorProcessingErr> {
         let session = Arc::clone(&self.args.session);
         let writer = tokio::time::timeout(HANDOVER, Arc::clone(&session.writer).lock_owned())

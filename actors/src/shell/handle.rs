@@ -482,7 +482,7 @@ fn spawn_spec(
         settings.cwd.as_ref().map_or_else(|| account.home.clone(), |cwd| cwd.to_string_lossy().into_owned())
     });
     let mut note = Note::default();
-    note.set_screen(&Base::blank(0, columns, rows), &[]);
+    note.set_screen(&Base::blank(0, columns, rows), Vec::new());
     note.recording = (spec.record || settings.record).then(|| recordings.name_for(&id));
     Ok(SpawnSpec {
         id,

@@ -1,12 +1,15 @@
 //! What is typed into a shell, on its way to the pty.
 //!
 //! The one who types writes to the pty directly: no task in between, and a key arrives while output floods. What the pty
-//! does not take at once waits in a bounded queue, which the pump empties; who types more than that waits.
+//! does not take at once waits in a bounded queue, which the pump empties; who types more than that waits. The interrupt key
+//! does not wait behind input that nobody reads: it empties the queue, as the terminal would.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::process::{Signal, kill_process_group};
+use rustix::termios::{LocalModes, SpecialCodeIndex, tcgetattr, tcgetpgrp};
 use tokio::sync::Notify;
 
 /// How many bytes wait for a program that does not read.
@@ -53,6 +56,11 @@ impl Input {
             {
                 let mut queue = self.queue();
                 let Some(pty) = queue.pty.clone() else { return false };
+                if !queue.bytes.is_empty() && interrupts(&pty, bytes) {
+                    queue.bytes.clear();
+                    self.room.notify_waiters();
+                    return true;
+                }
                 if queue.bytes.is_empty() {
                     match write_some(&pty, bytes) {
                         Ok(count) => bytes = &bytes[count..],
@@ -75,7 +83,7 @@ impl Input {
 
     /// The terminal's foreground process group.
     pub(crate) fn foreground(&self) -> Option<rustix::process::Pid> {
-        self.with_pty(|pty| rustix::termios::tcgetpgrp(pty).ok())
+        self.with_pty(|pty| tcgetpgrp(pty).ok())
     }
 
     /// Asks something of the terminal, if there is one.
@@ -113,6 +121,17 @@ impl Input {
         }
         count > 0
     }
+}
+
+/// Whether `bytes` are the terminal's interrupt key alone; then does what the key does. Behind input that nobody reads the
+/// key itself would never arrive.
+fn interrupts(pty: &OwnedFd, bytes: &[u8]) -> bool {
+    let Ok(terminal) = tcgetattr(pty) else { return false };
+    let is_key = terminal.local_modes.contains(LocalModes::ISIG)
+        && bytes == [terminal.special_codes[SpecialCodeIndex::VINTR]]
+        && bytes != [0];
+    let Some(group) = is_key.then(|| tcgetpgrp(pty).ok()).flatten() else { return false };
+    kill_process_group(group, Signal::INT).is_ok()
 }
 
 /// Writes what the pty takes at once; an error when it is gone.

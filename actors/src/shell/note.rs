@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::timeline::{Base, Resize};
+use super::timeline::{Base, Sizes};
 use crate::keeper::MAX_NOTE;
 
 /// A shell's note.
@@ -23,25 +23,24 @@ pub(crate) struct Note {
     /// The base: offset, columns, rows; none when it was too long for the note.
     pub(crate) base: Option<(u64, u16, u16)>,
     /// Changes of size since: offset, columns, rows.
-    pub(crate) resizes: Vec<(u64, u16, u16)>,
+    pub(crate) resizes: Sizes,
     #[serde(skip)]
     pub(crate) snapshot: Vec<u8>,
 }
 
 impl Note {
     /// Puts the base and the changes of size since into the note.
-    pub(crate) fn set_screen(&mut self, base: &Base, resizes: &[Resize]) {
+    pub(crate) fn set_screen(&mut self, base: &Base, resizes: Sizes) {
         self.base = Some((base.offset, base.columns, base.rows));
-        self.resizes = resizes.iter().map(|resize| (resize.offset, resize.columns, resize.rows)).collect();
+        self.resizes = resizes;
         self.snapshot = base.snapshot.to_vec();
     }
 
     /// The base and the changes of size since, if there are any.
-    pub(crate) fn screen(&self) -> Option<(Base, Vec<Resize>)> {
+    pub(crate) fn screen(&self) -> Option<(Base, Sizes)> {
         let (offset, columns, rows) = self.base?;
-        let base = Base { offset, columns, rows, snapshot: self.snapshot.as_slice().into() };
-        let resizes = self.resizes.iter().map(|&(offset, columns, rows)| Resize { offset, columns, rows }).collect();
-        Some((base, resizes))
+        let base = Base { snapshot: self.snapshot.as_slice().into(), ..Base::blank(offset, columns, rows) };
+        Some((base, self.resizes.clone()))
     }
 
     /// The note as bytes; without the screen when it would be too long.

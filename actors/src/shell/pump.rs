@@ -129,7 +129,8 @@ impl Pump {
             (state.timeline.newest().offset, state.noted)
         };
         if committed.saturating_sub(newest) > capacity / 2 {
-            self.make_base(committed).await;
+            // Boxed: seldom needed, and an idle pump should not keep room for an emulator.
+            Box::pin(self.make_base(committed)).await;
             let (session, keeper) = (Arc::clone(&self.session), self.keeper.clone());
             finish(noting).await;
             *noting = Some(tokio::spawn(async move {

@@ -226,7 +226,7 @@ impl Session {
         let (note, offset) = {
             let state = self.state();
             let mut note = self.note_without_screen(&state);
-            note.set_screen(state.timeline.newest(), &state.timeline.recent_resizes());
+            note.set_screen(state.timeline.newest(), state.timeline.recent_resizes());
             (note.to_bytes(), state.timeline.newest().offset)
         };
         keeper.set_note(&self.id, note).await?;

@@ -19,6 +19,11 @@ use crate::output_log::{Fallen, OutputLog};
 /// How many bytes are emulated before others get their turn.
 pub(crate) const STEP: usize = 16 << 10;
 
+/// How many changes of size at one offset are told apart.
+const RESIZES_AT_ONCE: usize = 4;
+/// How many changes of size are kept.
+const RESIZES: usize = 512;
+
 /// A screen at one offset.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Base {
@@ -28,18 +33,25 @@ pub(crate) struct Base {
     pub(crate) rows: u16,
     /// What brings a fresh terminal there; empty for a blank screen.
     pub(crate) snapshot: Arc<[u8]>,
+    /// The number of the last change of size that is in it.
+    pub(crate) resizes: u64,
 }
 
 impl Base {
     /// A blank screen.
     pub(crate) fn blank(offset: u64, columns: u16, rows: u16) -> Self {
-        Self { offset, columns, rows, snapshot: Arc::from([]) }
+        Self { offset, columns, rows, snapshot: Arc::from([]), resizes: 0 }
     }
 }
+
+/// Changes of size as they are noted: offset, columns, rows.
+pub(crate) type Sizes = Vec<(u64, u16, u16)>;
 
 /// A change of size: the bytes from `offset` on are for this one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Resize {
+    /// Counts changes of size, from 1: several may be at one offset.
+    pub(crate) number: u64,
     pub(crate) offset: u64,
     pub(crate) columns: u16,
     pub(crate) rows: u16,
@@ -50,13 +62,19 @@ pub(crate) struct Resize {
 pub(crate) struct Timeline {
     bases: VecDeque<Base>,
     resizes: VecDeque<Resize>,
+    /// The number of the last change of size.
+    number: u64,
 }
 
 impl Timeline {
     /// Begins at `base`, with the changes of size since.
-    pub(crate) fn new(base: Base, resizes: Vec<Resize>) -> Self {
-        let resizes = resizes.into_iter().filter(|resize| resize.offset >= base.offset).collect();
-        Self { bases: VecDeque::from([base]), resizes }
+    pub(crate) fn new(mut base: Base, resizes: Sizes) -> Self {
+        base.resizes = 0;
+        let mut timeline = Self { bases: VecDeque::from([base]), resizes: VecDeque::new(), number: 0 };
+        for (offset, columns, rows) in resizes {
+            timeline.resize(offset, columns, rows);
+        }
+        timeline
     }
 
     /// The size that the terminal has now.
@@ -67,9 +85,16 @@ impl Timeline {
 
     /// Notes a change of size at `offset`.
     pub(crate) fn resize(&mut self, offset: u64, columns: u16, rows: u16) {
-        // Of several at one offset only the last was ever drawn in.
-        self.resizes.pop_back_if(|resize| resize.offset == offset);
-        self.resizes.push_back(Resize { offset, columns, rows });
+        self.number += 1;
+        let here = self.resizes.iter().rev().take_while(|resize| resize.offset == offset).count();
+        if here >= RESIZES_AT_ONCE {
+            // Somebody drags a window over a silent shell: what was between is on nobody's screen.
+            self.resizes.pop_back();
+        }
+        if self.resizes.len() >= RESIZES {
+            self.resizes.pop_front();
+        }
+        self.resizes.push_back(Resize { number: self.number, offset, columns, rows });
     }
 
     /// The newest base.
@@ -77,10 +102,11 @@ impl Timeline {
         self.bases.back().expect("there is always a base")
     }
 
-    /// Changes of size after the newest base.
-    pub(crate) fn recent_resizes(&self) -> Vec<Resize> {
-        let from = self.newest().offset;
-        self.resizes.iter().filter(|resize| resize.offset >= from).copied().collect()
+    /// Changes of size after the newest base: offset, columns, rows.
+    pub(crate) fn recent_resizes(&self) -> Sizes {
+        let after = self.newest().resizes;
+        let recent = self.resizes.iter().filter(|resize| resize.number > after);
+        recent.map(|resize| (resize.offset, resize.columns, resize.rows)).collect()
     }
 
     /// Adds a base that was made by [`Replay`].
@@ -95,8 +121,8 @@ impl Timeline {
         while self.bases.len() > 1 && self.bases[0].offset < oldest {
             self.bases.pop_front();
         }
-        let from = self.bases[0].offset;
-        while self.resizes.front().is_some_and(|resize| resize.offset < from) {
+        let after = self.bases[0].resizes;
+        while self.resizes.front().is_some_and(|resize| resize.number <= after) {
             self.resizes.pop_front();
         }
     }
@@ -106,9 +132,9 @@ impl Timeline {
         let base = if from_oldest { &self.bases[0] } else { self.newest() };
         let mut screen = Screen::new(base.columns, base.rows, scrollback);
         screen.feed(&base.snapshot);
-        // A base that was made at the very offset of a change of size has the new size already; resizing again is harmless.
-        let resizes = self.resizes.iter().filter(|resize| resize.offset >= base.offset).copied().collect();
-        Replay { screen, offset: base.offset, size: (base.columns, base.rows), resizes, buffer: Vec::new() }
+        let resizes = self.resizes.iter().filter(|resize| resize.number > base.resizes).copied().collect();
+        let size = (base.columns, base.rows);
+        Replay { screen, offset: base.offset, size, resizes, applied: base.resizes, buffer: Vec::new() }
     }
 }
 
@@ -118,6 +144,8 @@ pub(crate) struct Replay {
     offset: u64,
     size: (u16, u16),
     resizes: VecDeque<Resize>,
+    /// The number of the last change of size that was followed.
+    applied: u64,
     buffer: Vec<u8>,
 }
 
@@ -132,6 +160,7 @@ impl Replay {
         {
             self.screen.resize(resize.columns, resize.rows);
             self.size = (resize.columns, resize.rows);
+            self.applied = resize.number;
             self.resizes.pop_front();
         }
         let until = self.resizes.front().map_or(to, |resize| resize.offset.min(to));
@@ -173,6 +202,76 @@ impl Replay {
     /// The screen as a base.
     pub(crate) fn into_base(self) -> Base {
         let (columns, rows) = self.size;
-        Base { offset: self.offset, columns, rows, snapshot: self.screen.snapshot(false).into() }
+        let snapshot = self.screen.snapshot(false).into();
+        Base { offset: self.offset, columns, rows, snapshot, resizes: self.applied }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What happens to a shell: output, or a new size.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Output(String),
+        Resize(u16, u16),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let piece =
+            r"([ -~]{1,60}\r\n|[é漢🙂]{1,9}|\x1b\[[0-9]{1,2};[0-9]{1,2}H|\x1b\[3[1-7]m|\x1b\[\?1049[hl]|\x1b\[K){1,20}";
+        let step = prop_oneof![
+            12 => (piece, 1usize..40).prop_map(|(piece, times)| Step::Output(piece.repeat(times))),
+            1 => (10u16..100, 3u16..40).prop_map(|(columns, rows)| Step::Resize(columns, rows)),
+        ];
+        prop::collection::vec(step, 1..40)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn the_rebuilt_screen_is_the_live_one(steps in steps()) {
+            let log = OutputLog::create(64 << 10).expect("memory");
+            let mut live = Screen::new(80, 24, 0);
+            let mut timeline = Timeline::new(Base::blank(0, 80, 24), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Output(text) => {
+                        for chunk in text.as_bytes().chunks(4000) {
+                            // As the pump does it.
+                            if log.committed() - timeline.newest().offset > log.capacity() / 2 {
+                                let mut replay = timeline.replay(false, 0);
+                                replay.run(&log, log.committed()).expect("the newest base is in the ring");
+                                timeline.add(replay.into_base());
+                                timeline.forget_before(log.oldest());
+                            }
+                            log.append(chunk);
+                            live.feed(chunk);
+                        }
+                    }
+                    Step::Resize(columns, rows) => {
+                        let here = timeline.resizes.iter().filter(|resize| resize.offset == log.committed()).count();
+                        if here < RESIZES_AT_ONCE {
+                            timeline.resize(log.committed(), columns, rows);
+                            live.resize(columns, rows);
+                        }
+                    }
+                }
+                timeline.forget_before(log.oldest());
+                for from_oldest in [false, true] {
+                    let mut replay = timeline.replay(from_oldest, 0);
+                    replay.run(&log, log.committed()).expect("the base is in the ring");
+                    prop_assert_eq!(replay.offset(), log.committed());
+                    prop_assert_eq!(
+                        String::from_utf8_lossy(&replay.snapshot(false)).into_owned(),
+                        String::from_utf8_lossy(&live.snapshot(false)).into_owned()
+                    );
+                }
+            }
+        }
     }
 }
