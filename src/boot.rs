@@ -179,6 +179,7 @@ async fn serve(up: &Up, config: Config, listeners: Option<Listeners>) -> Result<
     };
     let address = listeners.address().map_err(|error| Failed::to("learn the address", &error))?;
     make_private_dir_if_absent(&config.volume(&up.data_dir)).map_err(|error| Failed::to("make the volume", &error))?;
+    let metrics = bind_metrics(&config.server.metrics_listen).await?;
     let engine = Engine::start(up.settings(&config))
         .await
         .map_err(|error| Failed::new(format!("failed to start: {}", actors::error::chain(&error))))?;
@@ -197,6 +198,9 @@ async fn serve(up: &Up, config: Config, listeners: Option<Listeners>) -> Result<
     };
     engine.on_restart(reload);
     let server = Server::new(Arc::clone(&app), listeners);
+    if let Some(listener) = metrics {
+        tokio::spawn(Arc::clone(&app).serve_metrics(listener));
+    }
     let mut stdout = io::stdout();
     let _ = writeln!(stdout, "ready http://{address}").and_then(|()| stdout.flush());
     info!(%address, data_dir = %up.data_dir.display(), version = env!("CARGO_PKG_VERSION"), "ready");
@@ -242,6 +246,18 @@ async fn serve(up: &Up, config: Config, listeners: Option<Listeners>) -> Result<
         }
     }
     Ok((end, listeners))
+}
+
+/// The listener of `/metrics` alone, when one is configured. A process that replaces itself binds it anew.
+async fn bind_metrics(address: &str) -> Result<Option<tokio::net::TcpListener>, Failed> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let failed = |error| Failed::to(format_args!("listen on `{address}` (server.metrics_listen)"), &error);
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    info!(address = %bound, "metrics are at http://{bound}/metrics");
+    Ok(Some(listener))
 }
 
 /// Waits until a signal or the API ends serving.

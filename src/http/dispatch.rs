@@ -52,6 +52,7 @@ pub(crate) async fn handle(app: Arc<App>, arrival: Arrival, headers: HeaderMap, 
             Err(problem) => refusal(&problem, in_stream, &id),
         };
         finish(&mut response, &id, allow_origin);
+        app.counters.answered(response.status());
         tracing::debug!(
             %method, path, status = response.status().as_u16(), micros = started.elapsed().as_micros() as u64,
             "answered"

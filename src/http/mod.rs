@@ -71,6 +71,7 @@ pub struct App {
     pub(crate) requests: Semaphore,
     pub(crate) openapi: bytes::Bytes,
     pub(crate) started: Instant,
+    pub(crate) counters: metrics::Counters,
     pub(crate) start: Start,
     /// Random, so that ids of two runs differ.
     run: u32,
@@ -99,6 +100,7 @@ impl App {
             phase: watch::Sender::new(Phase::Serving),
             limiter: rate::Limiter::default(),
             started: Instant::now(),
+            counters: metrics::Counters::default(),
             start,
             run: u32::from_ne_bytes(run),
             count: AtomicU64::new(0),
@@ -108,6 +110,15 @@ impl App {
     /// Tells all connections that the engine goes down.
     pub fn stop(&self, retry: bool) {
         self.phase.send_replace(Phase::Stopping { retry });
+    }
+
+    /// Serves `/metrics` on a listener of its own until the engine goes down.
+    pub async fn serve_metrics(self: Arc<Self>, listener: tokio::net::TcpListener) {
+        let mut phase = self.phase.subscribe();
+        tokio::select! {
+            _ = phase.wait_for(|phase| *phase != Phase::Serving) => {}
+            () = metrics::serve(Arc::clone(&self), listener) => {}
+        }
     }
 
     fn request_id(&self) -> Arc<str> {
@@ -123,7 +134,8 @@ impl App {
             .and(warp::header::headers_cloned())
             .and(warp::body::stream())
             .then(move |arrival, headers, body| {
-                dispatch::handle(Arc::clone(&self), arrival, headers, request::body_of(body))
+                let body = request::Body::new(body, &headers);
+                dispatch::handle(Arc::clone(&self), arrival, headers, body)
             })
     }
 }

@@ -4,14 +4,17 @@
 //! field of it is accounted for: unknown, duplicated and mistyped ones are a 400 that names them.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use actors::engine::Engine;
 use actors::ids::KeyId;
 use actors::permission::{Permission, Permissions};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use http::{HeaderMap, Method, StatusCode};
 use serde::de::{DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -61,8 +64,73 @@ impl Caller {
     }
 }
 
+/// How many bytes of a body that nobody wants are read all the same, and for how long: a client that is still sending
+/// when its connection is closed never sees the answer (RFC 9112, section 9.6).
+const LINGER_BYTES: usize = 16 << 20;
+/// See [`LINGER_BYTES`].
+const LINGER: Duration = Duration::from_secs(5);
+
 /// The bytes of a request's body as they arrive.
-pub(crate) type Body = BoxStream<'static, Result<Bytes, Problem>>;
+pub(crate) struct Body {
+    /// None once it has ended.
+    stream: Option<BoxStream<'static, Result<Bytes, Problem>>>,
+    /// Whether the client waits to be asked for it (`Expect: 100-continue`), so that nothing of it is on its way.
+    waits: bool,
+}
+
+impl Body {
+    /// Makes a handler's body of what warp hands over.
+    pub(crate) fn new<S, B>(stream: S, headers: &HeaderMap) -> Self
+    where
+        S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
+        B: Buf,
+    {
+        let stream = stream.map(|chunk| {
+            chunk
+                .map(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))
+                .map_err(|error| Problem::bad_request(format!("the body broke off: {error}")))
+        });
+        Self { stream: Some(stream.boxed()), waits: headers.contains_key(http::header::EXPECT) }
+    }
+
+    const fn empty() -> Self {
+        Self { stream: None, waits: false }
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, Problem>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let chunk = std::task::ready!(stream.poll_next_unpin(context));
+        if !matches!(chunk, Some(Ok(_))) {
+            self.stream = None;
+        }
+        Poll::Ready(chunk)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let Some(mut stream) = self.stream.take().filter(|_| !self.waits) else { return };
+        // Most requests have none: no task for them.
+        let mut left = match stream.next().now_or_never() {
+            Some(Some(Ok(chunk))) => LINGER_BYTES.saturating_sub(chunk.len()),
+            Some(_) => return,
+            None => LINGER_BYTES,
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(LINGER, async move {
+                while left > 0
+                    && let Some(Ok(chunk)) = stream.next().await
+                {
+                    left = left.saturating_sub(chunk.len());
+                }
+            }));
+        }
+    }
+}
 
 /// One request.
 pub(crate) struct Request {
@@ -181,7 +249,7 @@ impl Request {
 
     /// The body as it arrives; empty when it was taken already.
     pub(crate) fn take_body(&mut self) -> Body {
-        self.body.take().unwrap_or_else(|| futures_util::stream::empty().boxed())
+        self.body.take().unwrap_or_else(Body::empty)
     }
 
     /// The whole body, if it is not longer than `limit` bytes.
@@ -211,21 +279,6 @@ impl Request {
         }
         Ok(bytes.freeze())
     }
-}
-
-/// Makes a handler's body of what warp hands over.
-pub(crate) fn body_of<S, B>(stream: S) -> Body
-where
-    S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
-    B: Buf,
-{
-    stream
-        .map(|chunk| {
-            chunk
-                .map(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))
-                .map_err(|error| Problem::bad_request(format!("the body broke off: {error}")))
-        })
-        .boxed()
 }
 
 fn add_parameter(fields: &mut Map<String, Value>, name: &str, text: &str) {

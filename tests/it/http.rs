@@ -88,6 +88,13 @@ async fn bad_bodies_are_refused_by_name() {
     send(&deep).await.refusal(400);
     let large = format!("{{\"identity\": \"{}\"}}", "a".repeat(2 << 20));
     send(&large).await.refusal(413);
+    // Refused before the body is looked at, while it is still being sent.
+    for _ in 0..20 {
+        let body = vec![b'a'; 8 << 20];
+        let refused = engine.anonymous().put("/object/fs/upload/?identity=a").body(body).send().await;
+        refused.refusal(401);
+        send(&large).await.refusal(413);
+    }
     let media = engine.master().post("/shell/").header("content-type", "application/xml").body("<a/>").send().await;
     media.refusal(415);
     let detail = engine.get("/shell/?offset=1&nothing=2").await.refusal(400);
@@ -246,4 +253,53 @@ async fn raw_garbage_is_refused_and_the_engine_goes_on() {
     }
     let health: Value = engine.anonymous().get("/engine/healthcheck/").send().await.expect(200);
     assert_ne!(health["status"], "unhealthy");
+}
+
+#[tokio::test]
+async fn metrics_are_told_with_a_token_or_on_a_listener_of_their_own() {
+    // A port that was free a moment ago: the listener tells its address only in the log.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let listen = format!("127.0.0.1:{port}");
+    let engine = Engine::options().environment("DXFLOW_SERVER_METRICS_LISTEN", &listen).start().await;
+    engine.post("/shell/", json!({"identity": "one", "config": {"command": "cat"}})).await.expect(201);
+    let own = engine.address.to_string();
+    assert_eq!(raw(&own, "GET /metrics HTTP/1.1").await.0, 401);
+    let by_token = raw(&own, &format!("GET /metrics HTTP/1.1\r\nAuthorization: Bearer {}", engine.token)).await;
+    for (status, text) in [by_token, raw(&listen, "GET /metrics HTTP/1.1").await] {
+        assert_eq!(status, 200);
+        for line in [
+            "# TYPE dxflow_shells gauge",
+            "dxflow_shells{state=\"executed\"} 1",
+            "dxflow_generation 1",
+            "dxflow_component_healthy{component=\"keeper\"} 1",
+            "dxflow_answers_total{class=\"4xx\"} 1",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+        }
+        // Every line is a comment or a name, labels and a number.
+        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            let number = line.rsplit_once(' ').and_then(|(_, number)| number.parse::<f64>().ok());
+            assert!(number.is_some() && line.starts_with("dxflow_"), "{line}");
+        }
+    }
+    for (request, expected) in [
+        ("GET /api/v1/shell/ HTTP/1.1", 404),
+        ("GET / HTTP/1.1", 404),
+        ("POST /metrics HTTP/1.1\r\nContent-Length: 0", 405),
+    ] {
+        assert_eq!(raw(&listen, request).await.0, expected, "{request}");
+    }
+}
+
+/// Sends one request over a connection of its own; its status and all that came.
+async fn raw(address: &str, head: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+    let request = format!("{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let body = answer.split_once("\r\n\r\n").expect("a head").1.to_owned();
+    (status, body)
 }

@@ -4,6 +4,7 @@
 //! the actor owns that task, answers pings, and is what the supervisor restarts. A failure loses the history's rates
 //! for one second and nothing else.
 
+mod own;
 mod sample;
 
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use own::{Process, own_process};
 pub use sample::{Attributes, CpuPoint, NetworkPoint, SampleSet, UsePoint, attributes};
 
 use crate::call::{CallError, Handle, Reply, Slot, blocking};
