@@ -11,6 +11,7 @@ mod execute;
 mod http;
 mod keys;
 mod leaks;
+mod objects_api;
 mod readme;
 mod rights;
 mod sessions;

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -96,7 +96,7 @@ pub(super) fn pack<W: Write + Seek>(
                 if !prefix.is_empty() {
                     pack.directory(&prefix, &stat)?;
                 }
-                pack.below(&directory, &prefix, 0)?;
+                pack.below(directory, prefix)?;
             }
             _ => {
                 let (file, stat) = volume.file(root)?;
@@ -166,13 +166,45 @@ impl<W: Write + Seek> Pack<'_, W> {
         }
     }
 
-    fn below(&mut self, directory: &OwnedFd, prefix: &str, depth: usize) -> Result<(), FsError> {
-        if depth == DEPTH_MAX {
-            return Err(FsError::Invalid(format!("the tree is more than {DEPTH_MAX} directories deep")));
+    /// Archives what is in a directory, with a stack of its own: a tree can be deeper than a thread's stack allows.
+    fn below(&mut self, directory: OwnedFd, prefix: String) -> Result<(), FsError> {
+        let mut levels = vec![Level::read(directory, prefix)?];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.next() else {
+                levels.pop();
+                continue;
+            };
+            let entry = format!("{}{}", level.prefix, archived(&name));
+            let Some((opened, stat)) = open_entry(&level.directory, &name, &entry)? else { continue };
+            if FileType::from_raw_mode(stat.st_mode as _) == FileType::RegularFile {
+                self.file(&entry, opened.into(), &stat)?;
+                continue;
+            }
+            let entry = format!("{entry}/");
+            self.directory(&entry, &stat)?;
+            if levels.len() == DEPTH_MAX {
+                return Err(FsError::Invalid(format!("the tree is more than {DEPTH_MAX} directories deep")));
+            }
+            levels.push(Level::read(opened, entry)?);
         }
-        let system = |error| FsError::system(error, prefix);
+        Ok(())
+    }
+}
+
+/// A directory that is being archived.
+struct Level {
+    directory: OwnedFd,
+    /// What its entries' names begin with.
+    prefix: String,
+    /// Those that are left, in order.
+    names: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl Level {
+    fn read(directory: OwnedFd, prefix: String) -> Result<Self, FsError> {
+        let system = |error| FsError::system(error, &prefix);
         let mut names: Vec<Vec<u8>> = Vec::new();
-        for entry in Dir::read_from(directory).map_err(system)? {
+        for entry in Dir::read_from(&directory).map_err(system)? {
             let entry = entry.map_err(system)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." && !is_reserved(name) {
@@ -180,37 +212,30 @@ impl<W: Write + Seek> Pack<'_, W> {
             }
         }
         names.sort_unstable();
-        for name in names {
-            let entry = format!("{prefix}{}", archived(&name));
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let looked = rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW);
-            let kind = match looked {
-                Ok(stat) => FileType::from_raw_mode(stat.st_mode as _),
-                Err(Errno::NOENT) => continue,
-                Err(error) => return Err(FsError::system(error, &entry)),
-            };
-            if !matches!(kind, FileType::RegularFile | FileType::Directory) {
-                continue;
-            }
-            let opened = match rustix::fs::openat(directory, name.as_slice(), flags, Mode::empty()) {
-                Ok(opened) => opened,
-                // Gone, or a link by now.
-                Err(Errno::NOENT | Errno::LOOP) => continue,
-                Err(error) => return Err(FsError::system(error, &entry)),
-            };
-            let stat = rustix::fs::fstat(&opened).map_err(|error| FsError::system(error, &entry))?;
-            match FileType::from_raw_mode(stat.st_mode as _) {
-                FileType::Directory => {
-                    let entry = format!("{entry}/");
-                    self.directory(&entry, &stat)?;
-                    self.below(&opened, &entry, depth + 1)?;
-                }
-                FileType::RegularFile => self.file(&entry, opened.into(), &stat)?,
-                _ => {}
-            }
-        }
-        Ok(())
+        Ok(Self { directory, prefix, names: names.into_iter() })
     }
+}
+
+/// Opens a file or a directory that is to be archived; `None` for anything else, and for what is gone.
+fn open_entry(directory: &OwnedFd, name: &[u8], entry: &str) -> Result<Option<(OwnedFd, rustix::fs::Stat)>, FsError> {
+    let archives = |stat: &rustix::fs::Stat| {
+        matches!(FileType::from_raw_mode(stat.st_mode as _), FileType::RegularFile | FileType::Directory)
+    };
+    // Looked at before it is opened: opening a device or a FIFO can have effects.
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if archives(&stat) => {}
+        Ok(_) | Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(FsError::system(error, entry)),
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        Ok(opened) => opened,
+        // Gone, or a link by now.
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        Err(error) => return Err(FsError::system(error, entry)),
+    };
+    let stat = rustix::fs::fstat(&opened).map_err(|error| FsError::system(error, entry))?;
+    Ok(archives(&stat).then_some((opened, stat)))
 }
 
 /// A name as an archive holds it: no backslash, which other systems take for a separator.
@@ -401,15 +426,16 @@ fn check<R: Read + Seek>(archive: &mut ZipArchive<R>, limits: Limits) -> Result<
         let modified = modified_of(&entry);
         entries.push(Checked { index, path, directory, mode: mode & 0o777, modified });
     }
-    // A file that is also somebody's directory.
-    for entry in &entries {
-        let names = entry.path.names();
-        let mut at = ObjectPath::default();
-        for name in &names[..names.len() - 1] {
-            at = at.join(name);
-            if seen.get(&at) == Some(&false) {
-                return Err(FsError::Archive { entry: at.to_string(), reason: "it is a file and a directory".into() });
-            }
+    // A file that is also somebody's directory: in the order of their names what is below a path follows it.
+    let mut ordered: Vec<&Checked> = entries.iter().collect();
+    ordered.sort_unstable_by(|left, right| left.path.names().cmp(right.path.names()));
+    for pair in ordered.windows(2) {
+        let (upper, lower) = (pair[0], pair[1]);
+        if !upper.directory && lower.path.names().starts_with(upper.path.names()) {
+            return Err(FsError::Archive {
+                entry: upper.path.to_string(),
+                reason: "it is a file and a directory".into(),
+            });
         }
     }
     Ok(entries)
@@ -473,6 +499,7 @@ impl<'p> Staging<'p> {
         let mut summary = Summary::default();
         let mut buffer = vec![0; COPY_BYTES];
         let mut directories = Vec::new();
+        let mut trail = Trail::new(&self.directory);
         for checked in entries {
             let identity = checked.path.to_string();
             let system = |error| FsError::system(error, &identity);
@@ -483,13 +510,12 @@ impl<'p> Staging<'p> {
             };
             told(summary, tell)?;
             if checked.directory {
-                make_below(&self.directory, checked.path.names()).map_err(system)?;
+                trail.make(checked.path.names(), |_| {}).map_err(system)?;
                 directories.push(checked);
                 continue;
             }
             let (name, parents) = checked.path.names().split_last().expect("an entry without a name was refused");
-            let directory = make_below(&self.directory, parents).map_err(system)?;
-            let directory = directory.as_ref().unwrap_or(&self.directory);
+            let directory = trail.make(parents, |_| {}).map_err(system)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = if checked.mode == 0 { 0o644 } else { checked.mode };
             let file =
@@ -519,12 +545,10 @@ impl<'p> Staging<'p> {
         }
         // Once nothing more is put into them.
         for checked in directories.into_iter().rev() {
-            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let path = checked.path.system();
-            if let Ok(directory) = rustix::fs::openat(&self.directory, path.as_slice(), flags, Mode::empty()) {
+            if let Ok(directory) = trail.open(checked.path.names()) {
                 // The owner can always enter, or nobody could remove it again.
                 let mode = if checked.mode == 0 { 0o755 } else { checked.mode | 0o700 };
-                let _ = rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode));
+                let _ = rustix::fs::fchmod(directory, Mode::from_raw_mode(mode));
                 set_modified(&directory, checked.modified);
             }
         }
@@ -552,9 +576,10 @@ impl<'p> Staging<'p> {
         replace: bool,
     ) -> Result<(), FsError> {
         let mut undo = Undo { into, kept: &self, made: Vec::new(), moved: Vec::new() };
+        let (mut from, mut to) = (Trail::new(&self.directory), Trail::new(into));
         let merged = entries.iter().try_for_each(|entry| {
             let identity = destination.join_path(&entry.path).to_string();
-            undo.bring(entry, replace).map_err(|error| FsError::system(error, &identity))
+            undo.bring(entry, replace, &mut from, &mut to).map_err(|error| FsError::system(error, &identity))
         });
         if merged.is_err() {
             undo.all();
@@ -583,37 +608,25 @@ struct Undo<'s> {
 }
 
 impl Undo<'_> {
-    fn bring(&mut self, entry: &Checked, replace: bool) -> Result<(), Errno> {
+    fn bring(&mut self, entry: &Checked, replace: bool, from: &mut Trail<'_>, to: &mut Trail<'_>) -> Result<(), Errno> {
         let names = entry.path.names();
-        let parents = if entry.directory { names.len() } else { names.len() - 1 };
-        for length in 1..=parents {
-            let path = names[..length].join(&b'/');
-            match rustix::fs::mkdirat(
-                &beneath(self.into, &names[..length - 1])?,
-                names[length - 1].as_slice(),
-                Mode::from_raw_mode(0o755),
-            ) {
-                Ok(()) => self.made.push(path),
-                Err(Errno::EXIST) => {
-                    beneath(self.into, &names[..length])?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let parents = if entry.directory { names } else { &names[..names.len() - 1] };
+        let made = &mut self.made;
+        let to = to.make(parents, |path| made.push(path.join(&b'/')))?;
         if entry.directory {
             return Ok(());
         }
         let path = entry.path.system();
         let name = names.last().expect("an entry without a name was refused").as_slice();
-        let (from, to) = (beneath(&self.kept.directory, &names[..parents])?, beneath(self.into, &names[..parents])?);
-        match rustix::fs::renameat_with(&from, name, &to, name, RenameFlags::NOREPLACE) {
+        let from = from.open(parents)?;
+        match rustix::fs::renameat_with(from, name, to, name, RenameFlags::NOREPLACE) {
             Ok(()) => self.moved.push((path, false)),
             Err(Errno::EXIST) if replace => {
-                let there = rustix::fs::statat(&to, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let there = rustix::fs::statat(to, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(there.st_mode as _) == FileType::Directory {
                     return Err(Errno::ISDIR);
                 }
-                rustix::fs::renameat_with(&from, name, &to, name, RenameFlags::EXCHANGE)?;
+                rustix::fs::renameat_with(from, name, to, name, RenameFlags::EXCHANGE)?;
                 self.moved.push((path, true));
             }
             Err(error) => return Err(error),
@@ -653,19 +666,56 @@ fn beneath(directory: &OwnedFd, names: &[Vec<u8>]) -> Result<OwnedFd, Errno> {
     Ok(at)
 }
 
-/// Makes directories below another and opens the last; `None` when that is the other itself.
-fn make_below(directory: &OwnedFd, names: &[Vec<u8>]) -> Result<Option<OwnedFd>, Errno> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut at: Option<OwnedFd> = None;
-    for name in names {
-        let here = at.as_ref().unwrap_or(directory);
-        match rustix::fs::mkdirat(here, name.as_slice(), Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error),
-        }
-        at = Some(rustix::fs::openat(here, name.as_slice(), flags, Mode::empty())?);
+/// Directories below another, of which the last path's stay open: the entries of an archive are mostly beside each other,
+/// and each level of a deep tree must not be walked down to from the top again.
+struct Trail<'d> {
+    base: &'d OwnedFd,
+    levels: Vec<(Vec<u8>, OwnedFd)>,
+}
+
+impl<'d> Trail<'d> {
+    fn new(base: &'d OwnedFd) -> Self {
+        Self { base, levels: Vec::new() }
     }
-    Ok(at)
+
+    /// Opens a directory that is there, following no link.
+    fn open(&mut self, names: &[Vec<u8>]) -> Result<BorrowedFd<'_>, Errno> {
+        self.reach(names, |_, _| Ok(()))
+    }
+
+    /// Opens a directory, and makes those on the way that are not there; `made` is told the path of each.
+    fn make(&mut self, names: &[Vec<u8>], mut made: impl FnMut(&[Vec<u8>])) -> Result<BorrowedFd<'_>, Errno> {
+        self.reach(names, |at, path| {
+            let name = path.last().expect("a path that is being walked has a name");
+            match rustix::fs::mkdirat(at, name.as_slice(), Mode::from_raw_mode(0o755)) {
+                Ok(()) => made(path),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })
+    }
+
+    fn reach(
+        &mut self,
+        names: &[Vec<u8>],
+        mut before: impl FnMut(BorrowedFd<'_>, &[Vec<u8>]) -> Result<(), Errno>,
+    ) -> Result<BorrowedFd<'_>, Errno> {
+        let common = self.levels.iter().zip(names).take_while(|(level, name)| level.0 == **name).count();
+        self.levels.truncate(common);
+        for level in common..names.len() {
+            let at = self.at();
+            before(at, &names[..=level])?;
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(at, names[level].as_slice(), flags, Mode::empty())?;
+            self.levels.push((names[level].clone(), opened));
+        }
+        Ok(self.at())
+    }
+
+    fn at(&self) -> BorrowedFd<'_> {
+        self.levels.last().map_or(self.base.as_fd(), |(_, descriptor)| descriptor.as_fd())
+    }
 }
 
 fn set_modified(file: &(impl AsFd + AsRawFd), modified: Option<i64>) {

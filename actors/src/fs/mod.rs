@@ -38,7 +38,7 @@ pub use volume::{Kind, Object};
 use crate::call::blocking;
 use crate::live::Live;
 use crate::store::Store;
-use crate::supervision::{ChildSpec, Strategy, Supervisor, SupervisorSpec};
+use crate::supervision::{ChildSpec, Intensity, Strategy, Supervisor, SupervisorSpec};
 use crate::units::{Size, Span};
 use archive::Limits;
 use transfer::Plan;
@@ -49,17 +49,17 @@ use worker::Workers;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Archives that are made or unpacked at once; more are answered with 503.
+    /// How many archives are made or unpacked at once; more are answered with 503. At most 64.
     pub workers: u32,
-    /// Uploads, downloads and listings at once; more are answered with 503.
+    /// How many uploads, downloads and listings there may be at once; more are answered with 503.
     pub max_transfers: u32,
-    /// The largest object that is taken.
+    /// The largest object that may be uploaded.
     pub max_upload: Size,
-    /// The largest `content` of a created object is the JSON body's limit; this is how long an unfinished upload is kept.
+    /// How long an unfinished upload is kept for its client to resume.
     pub upload_expiry: Span,
-    /// Entries of an archive that is unpacked.
+    /// How many entries an archive that is unpacked may have.
     pub max_archive_entries: u64,
-    /// Bytes that an archive may unpack to.
+    /// How many bytes an archive may unpack to.
     pub max_archive_bytes: Size,
     /// How many times larger than the archive its content may be.
     pub max_archive_ratio: u64,
@@ -84,6 +84,8 @@ impl Default for Settings {
 
 /// Workers at most, whatever is configured.
 const MAX_WORKERS: u32 = 64;
+/// More restarts than the waits between them allow: a worker is always brought back.
+const WORKER_INTENSITY: Intensity = Intensity { max: 1_000, period: Duration::from_secs(5) };
 /// How often expired uploads are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// Steps of a job that may wait for their reader; more are left out.
@@ -291,9 +293,11 @@ impl Files {
                     }
                 }));
                 let spec = SupervisorSpec::new("files", Strategy::OneForOne, children);
-                // A worker for each bad archive that a client can think of: the pool itself does not give up for them.
-                let spec =
-                    spec.per_child(Arc::new(|id, reason| tracing::error!(id, reason, "a worker is gone for good")));
+                // A worker for each bad archive that a client can think of: neither it nor the pool gives up for them,
+                // and the growing waits between restarts keep them from costing more than their jobs.
+                let spec = spec
+                    .intensity(WORKER_INTENSITY)
+                    .per_child(Arc::new(|id, reason| tracing::error!(id, reason, "a worker is gone for good")));
                 Ok(Supervisor::spawn_linked(spec, parent).await?.cell())
             }
         })

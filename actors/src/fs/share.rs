@@ -140,7 +140,7 @@ pub(super) async fn create(store: &Store, volume: &Volume, request: ShareRequest
                 Kind::Directory if !request.writable => {}
                 _ => return Err(FsError::Kind { identity: path.to_string(), is: "not a file" }),
             }
-            versions.push(version(&stat));
+            versions.push(version(&looking, path, &stat)?);
         }
         Ok((request, versions))
     });
@@ -173,12 +173,13 @@ pub(super) async fn create(store: &Store, volume: &Volume, request: ShareRequest
     Ok(shared)
 }
 
-/// Names the version that is shared: of a file its content, of a directory itself.
-fn version(stat: &rustix::fs::Stat) -> String {
-    match kind(stat) {
-        Kind::Directory => format!("d{:x}", stat.st_ino),
+/// Names the version that is shared: of a file its content, of a directory itself. A directory is known by when it was
+/// made beside its number, which file systems give to the next one.
+fn version(volume: &Volume, path: &ObjectPath, stat: &rustix::fs::Stat) -> Result<String, FsError> {
+    Ok(match kind(stat) {
+        Kind::Directory => format!("d{:x}-{:x}", stat.st_ino, volume.made_at(path)?),
         _ => etag(stat),
-    }
+    })
 }
 
 /// The condition under which a share is good, of its row and its key's.
@@ -298,7 +299,7 @@ pub(super) async fn open(
     }
     let path = ObjectPath::parse(&row.identity).map_err(|_| FsError::Signature)?;
     let (looking, looked_at) = (volume.clone(), path.clone());
-    let looked = crate::call::blocking(move || looking.stat(&looked_at).map(|stat| version(&stat)));
+    let looked = crate::call::blocking(move || version(&looking, &looked_at, &looking.stat(&looked_at)?));
     let version = looked.await.map_err(|panic| FsError::Fault(std::io::Error::other(panic)))?;
     if version.map_err(|_| FsError::Signature)? != row.version {
         return Err(FsError::Signature);
@@ -312,7 +313,7 @@ pub(super) async fn spend(store: &Store, volume: &Volume, opened: Opened, upload
     let id = opened.id.clone();
     let version = if upload {
         let (looking, path) = (volume.clone(), opened.path.clone());
-        let looked = crate::call::blocking(move || looking.stat(&path).map(|stat| version(&stat)));
+        let looked = crate::call::blocking(move || version(&looking, &path, &looking.stat(&path)?));
         looked.await.map_err(|panic| FsError::Fault(std::io::Error::other(panic)))?.ok()
     } else {
         None

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -103,6 +103,19 @@ impl Volume {
     pub fn stat(&self, path: &ObjectPath) -> Result<Stat, FsError> {
         let descriptor = self.open_beneath(path, OFlags::PATH)?;
         rustix::fs::fstat(&descriptor).map_err(|error| FsError::system(error, &path.to_string()))
+    }
+
+    /// When an object was made, in nanoseconds since 1970 (statx(2), `stx_btime`); 0 where the file system does not know.
+    ///
+    /// # Errors
+    /// When it is not there or outside.
+    pub fn made_at(&self, path: &ObjectPath) -> Result<i128, FsError> {
+        let descriptor = self.open_beneath(path, OFlags::PATH)?;
+        let found = rustix::fs::statx(&descriptor, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME)
+            .map_err(|error| FsError::system(error, &path.to_string()))?;
+        let known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
+        let time = found.stx_btime;
+        Ok(if known { i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec) } else { 0 })
     }
 
     /// Opens a regular file for reading.

@@ -4,6 +4,7 @@
 
 pub mod credentials;
 pub mod http;
+pub mod objects;
 pub mod process;
 pub mod socket;
 
@@ -19,7 +20,7 @@ use ed25519_dalek::Signer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use http::{Answer, Client, Request};
+pub use http::{Answer, Client};
 
 /// How long anything may take that a test waits for; generous, since machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,11 +28,6 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The program under test: the one that was built with the tests, or another build that `DXFLOW_IT_PROGRAM` names.
 pub fn program() -> PathBuf {
     std::env::var_os("DXFLOW_IT_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_dxflow").into(), PathBuf::from)
-}
-
-/// Whether the long forms of tests are wanted: `DXFLOW_IT_LONG=1`.
-pub fn long() -> bool {
-    std::env::var_os("DXFLOW_IT_LONG").is_some_and(|value| value == "1")
 }
 
 /// Asks until `check` gives a value.
@@ -136,6 +132,11 @@ impl Engine {
         self.data_dir().join("volume")
     }
 
+    /// The home of the engine, and of its shells.
+    pub fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
+    }
+
     /// A directory for the test's own files, beside the engine's.
     pub fn scratch(&self) -> &Path {
         self.dir.path()
@@ -153,7 +154,7 @@ impl Engine {
         command.arg("--data-dir").arg(self.data_dir()).arg("--config").arg(self.dir.path().join("config.toml"));
         command.args(arguments);
         // Shells read their owner's start-up files: the tests' are none.
-        command.env("HOME", self.dir.path().join("home"));
+        command.env("HOME", self.home());
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
         command

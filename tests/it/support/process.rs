@@ -16,6 +16,11 @@ pub fn lives(pid: i32) -> bool {
     stat(pid).is_some_and(|(_, state)| state != 'Z' && state != 'X')
 }
 
+/// The name of a process's program; empty when it is gone.
+pub fn name(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
 /// Every process: its pid and its parent's.
 pub fn all() -> Vec<(i32, i32)> {
     let entries = std::fs::read_dir("/proc").expect("/proc can be read").flatten();
