@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::socket::Socket;
-use crate::support::{Answer, Engine, until};
+use crate::support::{Answer, Engine, process, until, until_true};
 
 /// The shells that this machine has.
 fn shells() -> Vec<(&'static str, Value)> {
@@ -109,6 +109,9 @@ async fn what_is_busy_or_no_shell_is_refused() {
     socket.type_bytes(b"echo be''gun; sleep 1000\r").await;
     socket.read_until(b"begun").await;
     run_for(&engine, "busy", "echo x", "5s").await.expect(409);
+    // An interrupt that dash gets just before it starts a program waits for that program's end.
+    let sleeps = || engine.keeper_processes().into_iter().any(|pid| process::name(pid) == "sleep");
+    until_true("the program to run", sleeps).await;
     socket.type_bytes(b"\x03").await;
     until("the prompt", async || (run_for(&engine, "busy", "echo x", "5s").await.status == 200).then_some(())).await;
 

@@ -68,7 +68,7 @@ async fn a_shell_has_the_users_environment_and_none_of_the_engines_secrets() {
     let config = json!({"command": "sh", "args": ["-c", "env; pwd; exec cat"], "env": {"MINE": "yes"}});
     engine.post("/shell/", json!({"identity": "env", "config": config})).await.expect(201);
     let (mut socket, _) = Socket::attach(&engine, "env", "?since=0").await;
-    let home = std::env::var("HOME").unwrap_or_else(|_| "/".into());
+    let home = engine.home().display().to_string();
     let said = socket.read_until(format!("\r\n{home}\r\n").as_bytes()).await;
     let said = String::from_utf8_lossy(&said).into_owned();
     for wanted in ["TERM=xterm-256color", "MINE=yes", "HOME=", "PATH=", "SHELL=", "USER="] {

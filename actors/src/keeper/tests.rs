@@ -353,7 +353,8 @@ async fn a_program_gets_its_environment_and_terminal_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn control_c_interrupts_what_runs() {
     let bench = Bench::new().await;
-    let adopted = bench.sh("int", "echo ready; sleep 1000").await;
+    // One process: an interrupt that dash gets just before it starts a program waits for that program's end.
+    let adopted = bench.sh("int", "echo ready; read -r line").await;
     read_until(&adopted, |kept| kept == "ready\r\n");
     rustix::io::write(adopted.pty.as_ref().expect("a terminal"), b"\x03").expect("room");
     assert_eq!(bench.ended("int").await.status, Status::Signalled { signal: 2 });

@@ -41,6 +41,20 @@ pub enum ShellState {
     Failed,
 }
 
+impl ShellState {
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Executed => "executed",
+            Self::Exited => "exited",
+            Self::Killed => "killed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// A shell as it is told to clients.
 #[derive(Clone, Debug, JsonSchema, PartialEq, Serialize)]
 pub struct Description {
