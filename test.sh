@@ -31,6 +31,34 @@ for tool in cargo-nextest cargo-deny; do
   fi
 done
 
+# --- Docker, for the tests of workflows --------------------------------------------------------------------------------
+if ! { have docker && docker version >/dev/null 2>&1; }; then
+  if [ "$(id -u)" != 0 ]; then
+    echo "no Docker Engine answers; start one, or run this as root" >&2
+    exit 1
+  fi
+  if ! have dockerd; then
+    say "installing docker.io"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends docker.io iptables >/dev/null
+  fi
+  say "starting dockerd"
+  setsid dockerd >/tmp/dockerd.log 2>&1 </dev/null &
+  for _ in $(seq 120); do docker version >/dev/null 2>&1 && break; sleep 0.5; done
+  docker version >/dev/null 2>&1 || { echo "dockerd does not start:" >&2; tail -20 /tmp/dockerd.log >&2; exit 1; }
+fi
+# No image can be pulled everywhere: the tests' own is made of busybox.
+if ! docker image inspect dxflow-test:1 >/dev/null 2>&1; then
+  root=$(mktemp -d)
+  mkdir -p "$root/bin" "$root/tmp" "$root/etc" "$root/run"
+  cp "$(command -v busybox)" "$root/bin/busybox"
+  for applet in $("$root/bin/busybox" --list); do [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"; done
+  echo 'root:x:0:0:root:/:/bin/sh' >"$root/etc/passwd"
+  tar -C "$root" -c . | docker import - dxflow-test:1 >/dev/null
+  rm -rf "$root"
+fi
+
 # --- the checks ------------------------------------------------------------------------------------------------------
 say "format"
 cargo fmt --all --check

@@ -177,7 +177,8 @@ impl Engine {
         let keeper = Keeper::new(lives.keeper.clone(), settings.data_dir.clone());
         let shells = Shells::new(lives.shell.clone(), keeper.clone(), settings.data_dir.clone());
         let files = Files::new(lives.object.clone(), store.clone(), settings.volume.clone());
-        let workflows = Workflows {};
+        let workflows =
+            Workflows::new(lives.workflow.clone(), store.clone(), &settings.data_dir, settings.volume.clone());
         let stats = Stats::new(lives.stat.clone());
         let root = Arc::new(Root {
             lives,
@@ -204,6 +205,7 @@ impl Engine {
             self.keeper.child(),
             self.shells.child(),
             self.files.child(),
+            self.workflows.child(),
             self.stats.child(),
         ];
         let spec = SupervisorSpec::new("engine", Strategy::RestForOne, children);
@@ -369,6 +371,11 @@ impl Engine {
         };
         let (health, detail) = configuration;
         components.push(Component { name: "configuration".into(), health, detail });
+        let (health, detail) = match self.workflows.away() {
+            None => (Health::Healthy, None),
+            Some(reason) => (Health::Degraded, Some(format!("{reason}; workflows are away until it is back"))),
+        };
+        components.push(Component { name: "docker".into(), health, detail });
         components
     }
 }

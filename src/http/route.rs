@@ -33,6 +33,8 @@ impl Access {
     pub(crate) const SHELL: Self = Self::Needs(Permission::Shell);
     /// OBJECT or MASTER.
     pub(crate) const OBJECT: Self = Self::Needs(Permission::Object);
+    /// WORKFLOW or MASTER.
+    pub(crate) const WORKFLOW: Self = Self::Needs(Permission::Workflow);
 }
 
 pub(crate) type Answer = Result<Response, Problem>;

@@ -293,3 +293,33 @@ async fn object_examples_answer_as_described() {
 fn read(engine: &Engine, name: &str) -> Vec<u8> {
     std::fs::read(engine.scratch().join(name)).expect("the download is there")
 }
+
+#[tokio::test]
+async fn workflow_examples_answer_as_described() {
+    let engine = Engine::start().await;
+    let file = format!(
+        "services:\n  main:\n    image: {}\n    command: sh -c 'trap \"exit 0\" TERM; while :; do sleep 0.1; done'\n",
+        crate::support::docker::IMAGE
+    );
+    for (base, name) in [("/api", "one"), ("/api/v1", "two")] {
+        let name = crate::support::docker::Project::new(&format!("examples-{name}"));
+        let create = json!({ "identity": name.name(), "content": file, "start": true });
+        engine.post("/workflow/compose/", create).await.expect(201);
+        let mut runner = Runner::new(&engine, base);
+        let real = [("workflow_id", name.name())];
+        let paused = runner.run("Pause Compose Workflow", &real, true).await.json(200);
+        assert_eq!((paused["identity"].as_str(), paused["state"].as_str()), (Some(name.name()), Some("paused")));
+        let unpaused = runner.run("Unpause Compose Workflow", &real, true).await.json(200);
+        assert_eq!(unpaused["state"], "running");
+        let command = [("workflow_id", name.name()), ("your_command", "echo hello; exit 3")];
+        let executed = runner.run("Execute Compose Workflow", &command, true).await.json(200);
+        assert_eq!(executed, json!({ "exit_code": 3, "stdout": "hello\n", "stderr": "" }));
+        let stopped = runner.run("Stop Compose Workflow", &real, true).await.json(200);
+        assert_eq!(stopped["state"], "stopped");
+        engine.put("/workflow/compose/start/", json!({ "identity": name.name() })).await.expect(200);
+        let killed = runner.run("Kill Compose Workflow", &real, true).await.json(200);
+        assert_eq!(killed["state"], "stopped");
+        engine.delete("/workflow/compose/", json!({ "identity": name.name() })).await.expect(200);
+        assert_eq!(runner.ran.len(), WORKFLOWS.len());
+    }
+}

@@ -72,6 +72,23 @@ const STEPS: &[&str] = &[
         created_at INTEGER NOT NULL,
         expires_at INTEGER NOT NULL
     ) STRICT;",
+    // 3: compose workflows.
+    "CREATE TABLE workflows (
+        identity   TEXT PRIMARY KEY NOT NULL,
+        -- The compose file, and where it was among the objects.
+        content    TEXT NOT NULL,
+        source     TEXT,
+        -- What its relative paths are relative to.
+        directory  TEXT NOT NULL,
+        -- JSON: the variables and profiles that it was read with, and how many containers each service has.
+        env        TEXT NOT NULL,
+        profiles   TEXT NOT NULL,
+        services   TEXT NOT NULL,
+        -- Unix seconds.
+        created_at INTEGER NOT NULL
+    ) STRICT;
+    -- Containers that somebody has stopped: their exit code does not tell.
+    CREATE TABLE stopped_containers (container TEXT PRIMARY KEY NOT NULL) STRICT;",
 ];
 
 /// Brings the database to the newest version; each step is one transaction.

@@ -3,6 +3,7 @@
 //! Nothing here sleeps for a state: [`until`] asks again and again, up to a deadline.
 
 pub mod credentials;
+pub mod docker;
 pub mod http;
 pub mod objects;
 pub mod process;
