@@ -14,6 +14,7 @@ mod http;
 mod keys;
 mod leaks;
 mod objects_api;
+mod objects_scale;
 mod readme;
 mod rights;
 mod sessions;
