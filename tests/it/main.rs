@@ -15,6 +15,7 @@ mod keys;
 mod leaks;
 mod objects_api;
 mod objects_scale;
+mod objects_uploads;
 mod readme;
 mod rights;
 mod sessions;
