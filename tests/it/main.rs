@@ -14,6 +14,7 @@ mod http;
 mod keys;
 mod leaks;
 mod objects_api;
+mod objects_archives;
 mod objects_scale;
 mod objects_uploads;
 mod readme;
