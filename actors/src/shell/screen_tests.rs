@@ -1,15 +1,8 @@
 //! A fresh terminal that is fed a snapshot equals the one that was there all along, now and later.
 
 use super::*;
+use crate::shell::fuzzing::{self, same, state};
 use proptest::prelude::*;
-
-fn state(screen: &Screen) -> (Vec<Vec<avt::Cell>>, String, avt::Cursor, Modes, Vec<u8>) {
-    let lines = screen.terminal.screen().visible_lines().map(|line| line.cells().to_vec()).collect();
-    let mut modes = screen.modes.clone();
-    // Conservative only: a snapshot cannot tell "never set" from "set to the whole screen".
-    modes.forget_margins();
-    (lines, screen.terminal.dump(), screen.terminal.cursor(), modes, screen.tail.clone())
-}
 
 fn restored(screen: &Screen, scrollback: bool) -> Screen {
     let (columns, rows) = screen.terminal.size();
@@ -17,11 +10,6 @@ fn restored(screen: &Screen, scrollback: bool) -> Screen {
     fresh.feed(b"\x1b[31mused before\x1b[?1049h\x1b[?1003h");
     fresh.feed(&screen.snapshot(scrollback));
     fresh
-}
-
-fn same(live: &Screen, fresh: &Screen, when: &str) {
-    assert_eq!(live.terminal.dump(), fresh.terminal.dump(), "{when}");
-    assert!(state(live) == state(fresh), "{when}: {:?} {:?}", live.modes, fresh.modes);
 }
 
 fn check(output: &[u8], cut: usize, columns: u16, rows: u16) {
@@ -59,11 +47,69 @@ fn colours_and_repeats_are_written_for_every_terminal() {
 }
 
 #[test]
-fn huge_repeat_counts_are_cheap() {
-    let started = std::time::Instant::now();
-    let mut screen = Screen::new(80, 24, 100);
-    screen.feed(b"x\x1b[2147483647b\x1b[99999999999999L\x1b[65535S\x1b[65535@");
-    assert!(started.elapsed() < std::time::Duration::from_millis(500), "{:?}", started.elapsed());
+fn what_the_fuzzer_found_stays_right() {
+    // The fuzzer's seeds, and what it found: a character that is not ASCII within a sequence.
+    for file in std::fs::read_dir("../tests/fuzz/seeds/terminal").expect("the seeds").flatten() {
+        fuzzing::terminal(&std::fs::read(file.path()).expect("a seed"));
+    }
+    fuzzing::terminal(b"\x13\x09\x1b[2;5r\x1b[\xd6\xb4\x9b\x8d\x9a\xf2\xf5\xf8;9H\x1b8\xf8\x1bM\xf8");
+    let mut output = vec![79, 23];
+    for line in 0..5000 {
+        output.extend_from_slice(format!("\x1b[{}mline {line}\x1b[m\r\n\x1b[2;20r\x1b[5;7H", 30 + line % 8).as_bytes());
+        if line % 100 == 0 {
+            output.extend_from_slice(&[fuzzing::LOOK, b'x', fuzzing::RESIZE, line as u8, (line / 7) as u8]);
+        }
+    }
+    fuzzing::terminal(&output);
+}
+
+/// The processor time that this thread has used.
+fn processor_time() -> std::time::Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel counts");
+    let nanos = text.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
+    std::time::Duration::from_nanos(nanos)
+}
+
+#[test]
+fn no_sequence_is_expensive_whatever_its_numbers() {
+    let finals = [
+        "@", "A", "B", "C", "D", "E", "F", "G", "I", "J", "K", "L", "M", "P", "S", "T", "X", "Z", "`", "a", "b", "d",
+        "e",
+    ];
+    let numbers = ["2147483647", "99999999999999999999", "65535", "65535;65535;65535", "2"];
+    let sequences = finals.iter().flat_map(|last| numbers.iter().map(move |number| format!("\x1b[{number}{last}")));
+    let others = ["\x1bc", "\x1b#8", "\x1b[?1049h", "\x1b[?1049l", "\x1b[2;2147483647r", "\x1b[8;65535;65535t"];
+    for (columns, rows) in [(80, 24), (300, 100)] {
+        for sequence in sequences.clone().chain(others.map(String::from)) {
+            let mut screen = Screen::new(columns, rows, 1000);
+            screen.feed(b"\x1b[44mx\r\n".repeat(1200).as_slice());
+            screen.feed(b"y");
+            let before = processor_time();
+            for _ in 0..20 {
+                screen.feed(sequence.as_bytes());
+            }
+            let each = (processor_time() - before) / 20;
+            assert!(each < std::time::Duration::from_millis(50), "{sequence:?} takes {each:?}");
+        }
+    }
+}
+
+#[test]
+fn a_repetition_fills_the_screen_and_no_more() {
+    let texts = ["ab\x1b[2147483647bc", "ab\x1b[99999999999999999999;3bc", "ab\x1b[40bc", "ab\x1b[41bc"];
+    for text in texts {
+        let mut expected = Screen::new(10, 4, 100);
+        expected.feed(format!("a{}c", "b".repeat(41)).as_bytes());
+        for size in [1, 3, 100] {
+            let mut screen = Screen::new(10, 4, 100);
+            text.as_bytes().chunks(size).for_each(|piece| screen.feed(piece));
+            assert_eq!(state(&screen), state(&expected), "{text:?}");
+            assert_eq!(screen.snapshot(true), expected.snapshot(true));
+        }
+    }
+    let mut other = Screen::new(10, 4, 0);
+    other.feed(b"x\x1b[?99999b\x1b[b\x1b[>99999b\x7fy");
+    assert_eq!(other.terminal.screen().line(0).expect("a line").text().trim_end(), "xxy");
 }
 
 #[test]
