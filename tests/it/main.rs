@@ -14,6 +14,7 @@ mod leaks;
 mod objects_api;
 mod readme;
 mod rights;
+mod screens;
 mod sessions;
 mod shell;
 mod sign_in;
