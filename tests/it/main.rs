@@ -8,6 +8,8 @@ mod cli_objects;
 mod cli_terminal;
 mod examples;
 mod execute;
+#[cfg(feature = "fault-injection")]
+mod faults;
 mod http;
 mod keys;
 mod leaks;
