@@ -131,66 +131,6 @@ fn a_flood_that_is_skipped_leaves_what_a_followed_one_leaves() {
     }
 }
 
-/// What a program writes to a terminal of this size while `keys` are typed, one piece every tenth of a second.
-fn output_of(program: &str, args: &[&str], keys: &[&str], columns: u16, rows: u16) -> Option<Vec<u8>> {
-    use std::io::{Read, Write};
-    let size = portable_pty::PtySize { rows, cols: columns, pixel_width: 0, pixel_height: 0 };
-    let pair = portable_pty::native_pty_system().openpty(size).ok()?;
-    let mut command = portable_pty::CommandBuilder::new(program);
-    command.args(args);
-    command.env("TERM", "xterm-256color");
-    command.env("LANG", "C.UTF-8");
-    command.cwd("/");
-    let mut child = pair.slave.spawn_command(command).ok()?;
-    drop(pair.slave);
-    let mut reader = pair.master.try_clone_reader().ok()?;
-    let mut writer = pair.master.take_writer().ok()?;
-    let gathering = std::thread::spawn(move || {
-        let mut output = Vec::new();
-        // The end of a terminal is an error on Linux.
-        let _ = reader.read_to_end(&mut output);
-        output
-    });
-    for piece in keys {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        let _ = writer.write_all(piece.as_bytes());
-    }
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    let _ = child.kill();
-    let _ = child.wait();
-    drop((writer, pair.master));
-    gathering.join().ok()
-}
-
-#[test]
-fn snapshots_of_real_programs_are_exact() {
-    let programs: [(&str, &[&str], &[&str]); 7] = [
-        ("vim", &["-u", "NONE", "/etc/services"], &["", ":syntax on\r", "\x06", "ihello\x1b", ":split\r", "\x02", "G"]),
-        ("less", &["/etc/services"], &["", " ", "G", "k", "/tcp\r", "g"]),
-        ("htop", &[], &["", "", "\x1b[B", "t", "\x1bOQ"]),
-        ("top", &[], &["", "", "1", "c"]),
-        ("nano", &["-R", "/etc/services"], &["", "\x16", "\x07", "\x18"]),
-        ("mc", &["-u"], &["", "", "\t", "\x1b[B", "\x1b9"]),
-        (
-            "tmux",
-            &["-L", "dxflow-screen-test", "-f", "/dev/null", "new", "sh"],
-            &["", "ls\r", "\x02%", "seq 50\r", "\x02o", "\x02&y"],
-        ),
-    ];
-    let mut seed = 12345_u64;
-    for (program, args, keys) in programs {
-        for (columns, rows) in [(80, 24), (120, 40), (37, 11)] {
-            let Some(output) = output_of(program, args, keys, columns, rows).filter(|output| !output.is_empty()) else {
-                continue;
-            };
-            for _ in 0..20 {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                check(&output, (seed >> 33) as usize % output.len(), columns, rows);
-            }
-        }
-    }
-}
-
 /// Sequences as programs write them, and pieces of them.
 fn output() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
