@@ -23,3 +23,4 @@ mod sign_in;
 mod support;
 mod survival;
 mod terminal;
+mod viewers;
