@@ -11,7 +11,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 packages=()
 need() { have "$1" || packages+=("$2"); }
 need curl curl; need ssh-keygen openssh-client; need zsh zsh; need bash bash; need dash dash; need busybox busybox-static
-need tmux tmux; need vim vim; need less less; need htop htop; need nano nano; need asciinema asciinema
+need tmux tmux; need vim vim; need less less; need htop htop; need nano nano; need mc mc; need asciinema asciinema
 need zip zip; need unzip unzip; need 7z p7zip-full; need python3 python3; need gcc gcc; need sqlite3 sqlite3
 need openssl openssl
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -21,8 +21,9 @@ if [ "${#packages[@]}" -gt 0 ]; then
     exit 1
   fi
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+  # Another installation may be under way: wait for it.
+  apt-get -o DPkg::Lock::Timeout=600 update -qq
+  apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 for tool in cargo-nextest cargo-deny; do
   if ! have "$tool"; then

@@ -120,6 +120,9 @@ impl<M: Message> Slot<M> {
     }
 }
 
+/// How long a handler waits for an actor that is away.
+pub(crate) const HANDLER_PATIENCE: Duration = Duration::from_millis(50);
+
 /// The address of an actor as the rest of the engine holds it.
 #[derive(Debug)]
 pub struct Handle<M> {
@@ -129,6 +132,8 @@ pub struct Handle<M> {
     limit: usize,
     /// Whose turn it is, where one call waits for the one before.
     turn: Option<Arc<Semaphore>>,
+    /// How long an actor that is away is waited for; none: as long as for the answer.
+    patience: Option<Duration>,
 }
 
 impl<M> Clone for Handle<M> {
@@ -139,6 +144,7 @@ impl<M> Clone for Handle<M> {
             admission: Arc::clone(&self.admission),
             limit: self.limit,
             turn: self.turn.clone(),
+            patience: self.patience,
         }
     }
 }
@@ -146,7 +152,7 @@ impl<M> Clone for Handle<M> {
 impl<M: Message> Handle<M> {
     /// A handle on `slot` whose calls wait at most `deadline`, of which `limit` may wait at once.
     pub fn new(slot: Arc<Slot<M>>, deadline: Duration, limit: usize) -> Self {
-        Self { slot, deadline, admission: Arc::new(Semaphore::new(limit)), limit, turn: None }
+        Self { slot, deadline, admission: Arc::new(Semaphore::new(limit)), limit, turn: None, patience: None }
     }
 
     /// Sends one call at a time: the others wait here and not in the mailbox, which is lost with an actor that fails. So a
@@ -154,6 +160,14 @@ impl<M: Message> Handle<M> {
     #[must_use]
     pub fn one_at_a_time(mut self) -> Self {
         self.turn = Some(Arc::new(Semaphore::new(1)));
+        self
+    }
+
+    /// For calls from within a handler: an actor that is away is waited for only briefly. While it is being restarted the
+    /// one that calls may have to be restarted too, and must end what it does for that.
+    #[must_use]
+    pub fn in_handlers(mut self) -> Self {
+        self.patience = Some(HANDLER_PATIENCE);
         self
     }
 
@@ -203,6 +217,7 @@ impl<M: Message> Handle<M> {
             None => None,
         };
         let mut generations = self.slot.actor.subscribe();
+        let give_up = self.patience.map_or(until, |patience| until.min(Instant::now() + patience));
         loop {
             let present = generations.borrow_and_update().clone();
             if let Some(target) = present {
@@ -216,7 +231,7 @@ impl<M: Message> Handle<M> {
                     };
                 }
             }
-            match tokio::time::timeout_at(until, generations.changed()).await {
+            match tokio::time::timeout_at(give_up, generations.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Err(CallError::NotRunning { actor: actor() }.into()),
             }

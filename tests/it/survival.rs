@@ -104,6 +104,78 @@ async fn a_restart_of_the_tree_is_not_seen_by_those_who_are_attached() {
     socket.read_until(b"during\r\nduring\r\n").await;
 }
 
+/// Prints a numbered line every 10 ms, without a process for each.
+const METRONOME: &str = "import sys, time
+i, due = 0, time.monotonic()
+while True:
+    sys.stdout.write(f'line {i}\\n')
+    sys.stdout.flush()
+    i, due = i + 1, due + 0.01
+    time.sleep(max(0, due - time.monotonic()))
+";
+
+/// One request of a mixed load; whatever it asks, it is answered.
+async fn one_of(engine: &crate::support::Client, number: u64) -> (String, u16) {
+    let shell = format!("s{}", number % 50);
+    let request = match number % 6 {
+        0 => engine.get("/shell/"),
+        1 => engine.get(&format!("/shell/{shell}/")),
+        2 => engine.put("/shell/resize/").json(&json!({"identity": shell, "columns": 80 + number % 9, "rows": 24})),
+        3 => engine.get("/engine/ping/"),
+        4 => engine.get("/object/fs/"),
+        _ => engine.post("/auth/key/").json(&json!({"identity": format!("load-{number}")})),
+    };
+    let answer = request.try_send().await.unwrap_or_else(|error| panic!("request {number}: {error}"));
+    (answer.text(), answer.status.as_u16())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_under_load_refuses_nothing_and_loses_no_line() {
+    let engine = Engine::start().await;
+    let mut sockets = Vec::new();
+    for number in 0..50 {
+        let (name, config) = (format!("s{number}"), json!({"command": "python3", "args": ["-c", METRONOME]}));
+        engine.post("/shell/", json!({"identity": name, "config": config})).await.expect(201);
+        let (socket, _) = Socket::attach(&engine, &name, "?since=0").await;
+        sockets.push((name, socket, Seen::default()));
+    }
+    // 200 requests a second, whether or not those before have been answered.
+    let client = engine.master();
+    let load = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let mut requests = tokio::task::JoinSet::new();
+        for number in 0..1000 {
+            ticks.tick().await;
+            let client = client.clone();
+            requests.spawn(async move { one_of(&client, number).await });
+        }
+        requests.join_all().await
+    });
+    for generation in 2..=4 {
+        engine.put("/engine/restart/", json!({})).await.expect(200);
+        until("the next generation", async || {
+            let health = engine.get("/engine/healthcheck/").await;
+            (serde_json::from_slice::<serde_json::Value>(&health.body).ok()?["generation"] == generation).then_some(())
+        })
+        .await;
+        for (name, socket, seen) in &mut sockets {
+            let until = seen.next + 100;
+            while seen.next < until {
+                match socket.next().await {
+                    Event::Bytes(bytes) => seen.take(name, &bytes),
+                    Event::Text(_) => {}
+                    other => panic!("{name}: {other:?}"),
+                }
+            }
+        }
+    }
+    let answers = load.await.expect("the load ran to its end");
+    assert_eq!(answers.len(), 1000);
+    for (text, status) in answers {
+        assert!((200..300).contains(&status), "{status}: {text}");
+    }
+}
+
 #[cfg(feature = "fault-injection")]
 #[tokio::test]
 async fn a_shell_whose_actor_panics_goes_on() {

@@ -120,8 +120,7 @@ impl Listing {
                     // Gone since its name was read.
                     return ControlFlow::Continue(());
                 };
-                let path =
-                    entry.path.iter().fold(self.directory.clone(), |path, name| path.join(name)).join(entry.name);
+                let path = self.directory.join_all(entry.path, entry.name);
                 batch.push(described(path.to_string(), escape(entry.name), &stat));
                 left -= 1;
                 if batch.len() >= size || left == 0 {

@@ -99,6 +99,16 @@ impl ObjectPath {
         Self { names }
     }
 
+    /// The path of `name` in the directory `below` beneath this one.
+    #[must_use]
+    pub(super) fn join_all(&self, below: &[Vec<u8>], name: &[u8]) -> Self {
+        let mut names = Vec::with_capacity(self.names.len() + below.len() + 1);
+        names.extend_from_slice(&self.names);
+        names.extend_from_slice(below);
+        names.push(name.to_vec());
+        Self { names }
+    }
+
     /// The path of another path beneath this one.
     #[must_use]
     pub fn join_path(&self, other: &Self) -> Self {

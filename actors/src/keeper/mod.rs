@@ -92,6 +92,11 @@ impl Keeper {
         })
     }
 
+    /// The same, for calls from within handlers of actors that are restarted with the keeper's.
+    pub(crate) fn in_handlers(&self) -> Self {
+        Self { handle: self.handle.clone().in_handlers(), args: self.args.clone() }
+    }
+
     /// What happens in the keeper without being asked for. A receiver that lags must look at [`list`](Self::list).
     pub fn events(&self) -> broadcast::Receiver<KeeperEvent> {
         self.args.events.subscribe()

@@ -452,6 +452,8 @@ async fn a_keeper_that_cannot_be_had_is_told_in_words() {
 async fn strangers_and_garbage_do_not_disturb() {
     use std::io::{Read, Write};
     let bench = Bench::new().await;
+    // From here on it listens.
+    bench.keeper.list().await.expect("a list");
     let sock = bench.directory.path().join("keeper.sock");
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&sock).expect("it is there").permissions().mode() & 0o777, 0o600);

@@ -28,9 +28,8 @@ use crate::supervision::ChildSpec;
 
 /// How long a change may take.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// How long it is waited for in a stop: longer than a write, and not as long as a handler that waits in vain for the
-/// database, which is being restarted too then. What is killed at that is read again from the disk.
-const SHUTDOWN: Duration = Duration::from_secs(1);
+/// How long it is waited for in a stop: longer than a write may take.
+const SHUTDOWN: Duration = Duration::from_secs(12);
 /// How many changes may wait at once.
 const WAITING: usize = 256;
 /// How many sign-ins are checked at once; a check costs some 50 µs for each registered key.

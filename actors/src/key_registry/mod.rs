@@ -240,7 +240,7 @@ impl Shared {
         let (name, now) = (identity.clone(), crate::time::unix_now());
         let records = self
             .store
-            .write(move |transaction| records::insert(transaction, &name, &key, permissions, limit, now))
+            .write_in_handler(move |transaction| records::insert(transaction, &name, &key, permissions, limit, now))
             .await?;
         self.replace(records);
         tracing::info!(key = %identity, ?permissions, "a key was registered");
@@ -252,7 +252,8 @@ impl Shared {
             return Err(KeyError::NothingToChange);
         }
         let name = identity.clone();
-        let records = self.store.write(move |transaction| records::change(transaction, &name, change)).await?;
+        let records =
+            self.store.write_in_handler(move |transaction| records::change(transaction, &name, change)).await?;
         self.replace(records);
         tracing::info!(key = %identity, ?change, "a key was changed");
         self.record(identity)
@@ -260,7 +261,7 @@ impl Shared {
 
     async fn unregister(&self, identity: &KeyId) -> Result<(), KeyError> {
         let name = identity.clone();
-        let records = self.store.write(move |transaction| records::remove(transaction, &name)).await?;
+        let records = self.store.write_in_handler(move |transaction| records::remove(transaction, &name)).await?;
         self.replace(records);
         tracing::info!(key = %identity, "a key was unregistered");
         Ok(())
@@ -268,7 +269,9 @@ impl Shared {
 
     async fn note_sign_in(&self, record: &KeyRecord) -> Result<Arc<KeyRecord>, KeyError> {
         let (identity, serial, now) = (record.identity.clone(), Arc::clone(&record.serial), crate::time::unix_now());
-        self.store.write(move |transaction| records::note_sign_in(transaction, &identity, &serial, now)).await?;
+        self.store
+            .write_in_handler(move |transaction| records::note_sign_in(transaction, &identity, &serial, now))
+            .await?;
         self.used(&record.identity, now);
         self.record(&record.identity)
     }

@@ -67,6 +67,11 @@ pub struct Outcome {
     pub duration: Duration,
 }
 
+/// How often, and at what interval, a process without arguments is looked at again.
+const ARGUMENTS_TRIES: u32 = 100;
+/// See [`ARGUMENTS_TRIES`].
+const ARGUMENTS_WAIT: Duration = Duration::from_millis(2);
+
 /// The shells that can do this.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Dialect {
@@ -99,7 +104,7 @@ pub(super) async fn run(
     };
     let turn = Arc::clone(&session.executing).try_lock_owned().map_err(|_| busy("another command is waited for"))?;
     let path = session.state().record.path.clone();
-    let dialect = dialect(pid).ok_or_else(|| ShellError::NotAShell { id: id(), path })?;
+    let dialect = dialect_of(pid).await.ok_or_else(|| ShellError::NotAShell { id: id(), path })?;
     let mut raw = ready(session, pid, dialect).await?;
     if session.half_typed.load(Ordering::Relaxed) {
         // Dropped, as at a keyboard; what that leaves on the screen must be known before the line is typed.
@@ -132,6 +137,18 @@ pub(super) async fn run(
         Ok(Err(error)) => Err(ShellError::Failed { id: id(), reason: error.to_string() }),
         Err(_) => Err(ShellError::CommandGoesOn { id: id() }),
     }
+}
+
+/// Which shell the process is. One that has just been executed has no arguments for a moment: the kernel lets its parent
+/// go on before it has written them.
+async fn dialect_of(pid: i32) -> Option<Dialect> {
+    for _ in 0..ARGUMENTS_TRIES {
+        if std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()) {
+            break;
+        }
+        tokio::time::sleep(ARGUMENTS_WAIT).await;
+    }
+    dialect(pid)
 }
 
 /// Which shell the process is, if it is one that reads commands from its terminal.

@@ -263,7 +263,7 @@ impl Shells {
     pub(super) async fn start_actor(&self, session: &Arc<Session>) {
         let args = ShellArgs {
             session: Arc::clone(session),
-            keeper: self.0.keeper.clone(),
+            keeper: self.0.keeper.in_handlers(),
             settings: self.0.settings.clone(),
             recordings: self.0.recordings.clone(),
             adoptions: Arc::clone(&self.0.adoptions),

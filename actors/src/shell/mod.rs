@@ -21,6 +21,8 @@ mod actor;
 mod environment;
 mod error;
 mod execute;
+#[cfg(test)]
+mod fuzzing;
 mod handle;
 mod input;
 mod messages;

@@ -45,23 +45,41 @@ pub(crate) struct Modes {
 }
 
 impl Modes {
-    /// Follows `text`.
-    pub(crate) fn feed(&mut self, text: &str) {
+    /// Follows `text`, and stops behind a repetition (REP) of more than `most` characters: returns where it ends.
+    pub(crate) fn feed(&mut self, text: &str, most: u32) -> Option<usize> {
         let mut rest = text;
         while !rest.is_empty() {
             if self.state == State::Ground {
-                let Some(start) = rest.bytes().position(|byte| byte == 0x1b || byte == 0xc2) else { return };
+                let start = rest.bytes().position(|byte| byte == 0x1b || byte == 0xc2)?;
                 rest = &rest[start..];
             }
             let mut chars = rest.chars();
             if let Some(next) = chars.next() {
+                let repeats = self.state == State::Csi && next == 'b' && self.repeats() > most;
                 self.step(next);
+                rest = chars.as_str();
+                if repeats {
+                    return Some(text.len() - rest.len());
+                }
             }
-            rest = chars.as_str();
+        }
+        None
+    }
+
+    /// How often the sequence that is unfinished would repeat a character, if it were a repetition.
+    fn repeats(&self) -> u32 {
+        let digits = self.pending[2..].split([';', ':']).next().unwrap_or("");
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            digits.parse().unwrap_or(u32::from(!digits.is_empty()) * u32::MAX)
+        } else {
+            0
         }
     }
 
     fn step(&mut self, next: char) {
+        // In a sequence, what is not ASCII ends it, as for the emulator: the two are never in different states.
+        let in_sequence = matches!(self.state, State::Escape | State::EscapeIntermediate | State::Csi);
+        let next = if in_sequence && next >= '\u{a0}' { '\u{41}' } else { next };
         match (self.state, next) {
             (_, '\u{1b}') => {
                 self.finish_osc();
@@ -214,7 +232,7 @@ impl Modes {
         self.margins
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn forget_margins(&mut self) {
         self.margins = false;
     }
@@ -269,7 +287,7 @@ mod tests {
 
     fn after(text: &str) -> Modes {
         let mut modes = Modes::default();
-        modes.feed(text);
+        modes.feed(text, u32::MAX);
         modes
     }
 
@@ -305,8 +323,8 @@ mod tests {
             let mut pieces = Modes::default();
             let mut cut = if text.is_empty() { 0 } else { cut.index(text.len()) };
             while !text.is_char_boundary(cut) { cut -= 1; }
-            pieces.feed(&text[..cut]);
-            pieces.feed(&text[cut..]);
+            pieces.feed(&text[..cut], u32::MAX);
+            pieces.feed(&text[cut..], u32::MAX);
             prop_assert_eq!(after(&text), pieces);
         }
     }

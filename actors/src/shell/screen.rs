@@ -15,6 +15,11 @@ use super::modes::Modes;
 /// Text shorter than this is not worth looking for lines that scroll away unseen.
 const SKIP_FROM: usize = 4096;
 
+/// The most characters that one repetition writes, on however large a screen.
+const MOST_REPEATS: u32 = 10_000;
+/// The character that once filled paper tape.
+const DELETE: char = '\u{7f}';
+
 /// A terminal that follows a shell's output.
 pub(crate) struct Screen {
     terminal: Terminal,
@@ -61,9 +66,26 @@ impl Screen {
     }
 
     fn feed_text(&mut self, text: &str) {
-        self.modes.feed(text);
-        let text = self.skip_unseen(text);
+        if text.contains(DELETE) {
+            // Terminals do nothing at it; the emulator would show it.
+            return text.split(DELETE).for_each(|piece| self.feed_text(piece));
+        }
+        let most = self.most_repeats();
+        let mut rest = text;
+        while let Some(end) = self.modes.feed(rest, most) {
+            // Eight bytes may ask for 65,535 characters. Taken back before its last character, and asked for anew.
+            self.terminal.feed(&rest[..end - 1]);
+            self.terminal.feed(format!("\u{18}\u{1b}[{most}b"));
+            rest = &rest[end..];
+        }
+        let text = self.skip_unseen(rest);
         self.terminal.feed(text);
+    }
+
+    /// A repetition fills the screen and no more, as in xterm.
+    fn most_repeats(&self) -> u32 {
+        let (columns, rows) = self.terminal.size();
+        u32::try_from(columns * rows).map_or(MOST_REPEATS, |screen| screen.min(MOST_REPEATS))
     }
 
     /// What is left of `text` when lines are left out that scroll away within it: plain text on an ordinary screen pushes
@@ -125,6 +147,21 @@ impl Screen {
         let mut bytes = text.into_bytes();
         bytes.extend_from_slice(&self.tail);
         bytes
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn terminal(&self) -> &Terminal {
+        &self.terminal
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn modes(&self) -> &Modes {
+        &self.modes
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn tail(&self) -> &[u8] {
+        &self.tail
     }
 
     /// The column of the cursor, from 0.

@@ -1,15 +1,8 @@
 //! A fresh terminal that is fed a snapshot equals the one that was there all along, now and later.
 
 use super::*;
+use crate::shell::fuzzing::{self, same, state};
 use proptest::prelude::*;
-
-fn state(screen: &Screen) -> (Vec<Vec<avt::Cell>>, String, avt::Cursor, Modes, Vec<u8>) {
-    let lines = screen.terminal.screen().visible_lines().map(|line| line.cells().to_vec()).collect();
-    let mut modes = screen.modes.clone();
-    // Conservative only: a snapshot cannot tell "never set" from "set to the whole screen".
-    modes.forget_margins();
-    (lines, screen.terminal.dump(), screen.terminal.cursor(), modes, screen.tail.clone())
-}
 
 fn restored(screen: &Screen, scrollback: bool) -> Screen {
     let (columns, rows) = screen.terminal.size();
@@ -17,11 +10,6 @@ fn restored(screen: &Screen, scrollback: bool) -> Screen {
     fresh.feed(b"\x1b[31mused before\x1b[?1049h\x1b[?1003h");
     fresh.feed(&screen.snapshot(scrollback));
     fresh
-}
-
-fn same(live: &Screen, fresh: &Screen, when: &str) {
-    assert_eq!(live.terminal.dump(), fresh.terminal.dump(), "{when}");
-    assert!(state(live) == state(fresh), "{when}: {:?} {:?}", live.modes, fresh.modes);
 }
 
 fn check(output: &[u8], cut: usize, columns: u16, rows: u16) {
@@ -59,11 +47,69 @@ fn colours_and_repeats_are_written_for_every_terminal() {
 }
 
 #[test]
-fn huge_repeat_counts_are_cheap() {
-    let started = std::time::Instant::now();
-    let mut screen = Screen::new(80, 24, 100);
-    screen.feed(b"x\x1b[2147483647b\x1b[99999999999999L\x1b[65535S\x1b[65535@");
-    assert!(started.elapsed() < std::time::Duration::from_millis(500), "{:?}", started.elapsed());
+fn what_the_fuzzer_found_stays_right() {
+    // The fuzzer's seeds, and what it found: a character that is not ASCII within a sequence.
+    for file in std::fs::read_dir("../tests/fuzz/seeds/terminal").expect("the seeds").flatten() {
+        fuzzing::terminal(&std::fs::read(file.path()).expect("a seed"));
+    }
+    fuzzing::terminal(b"\x13\x09\x1b[2;5r\x1b[\xd6\xb4\x9b\x8d\x9a\xf2\xf5\xf8;9H\x1b8\xf8\x1bM\xf8");
+    let mut output = vec![79, 23];
+    for line in 0..5000 {
+        output.extend_from_slice(format!("\x1b[{}mline {line}\x1b[m\r\n\x1b[2;20r\x1b[5;7H", 30 + line % 8).as_bytes());
+        if line % 100 == 0 {
+            output.extend_from_slice(&[fuzzing::LOOK, b'x', fuzzing::RESIZE, line as u8, (line / 7) as u8]);
+        }
+    }
+    fuzzing::terminal(&output);
+}
+
+/// The processor time that this thread has used.
+fn processor_time() -> std::time::Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel counts");
+    let nanos = text.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
+    std::time::Duration::from_nanos(nanos)
+}
+
+#[test]
+fn no_sequence_is_expensive_whatever_its_numbers() {
+    let finals = [
+        "@", "A", "B", "C", "D", "E", "F", "G", "I", "J", "K", "L", "M", "P", "S", "T", "X", "Z", "`", "a", "b", "d",
+        "e",
+    ];
+    let numbers = ["2147483647", "99999999999999999999", "65535", "65535;65535;65535", "2"];
+    let sequences = finals.iter().flat_map(|last| numbers.iter().map(move |number| format!("\x1b[{number}{last}")));
+    let others = ["\x1bc", "\x1b#8", "\x1b[?1049h", "\x1b[?1049l", "\x1b[2;2147483647r", "\x1b[8;65535;65535t"];
+    for (columns, rows) in [(80, 24), (300, 100)] {
+        for sequence in sequences.clone().chain(others.map(String::from)) {
+            let mut screen = Screen::new(columns, rows, 1000);
+            screen.feed(b"\x1b[44mx\r\n".repeat(1200).as_slice());
+            screen.feed(b"y");
+            let before = processor_time();
+            for _ in 0..20 {
+                screen.feed(sequence.as_bytes());
+            }
+            let each = (processor_time() - before) / 20;
+            assert!(each < std::time::Duration::from_millis(50), "{sequence:?} takes {each:?}");
+        }
+    }
+}
+
+#[test]
+fn a_repetition_fills_the_screen_and_no_more() {
+    let texts = ["ab\x1b[2147483647bc", "ab\x1b[99999999999999999999;3bc", "ab\x1b[40bc", "ab\x1b[41bc"];
+    for text in texts {
+        let mut expected = Screen::new(10, 4, 100);
+        expected.feed(format!("a{}c", "b".repeat(41)).as_bytes());
+        for size in [1, 3, 100] {
+            let mut screen = Screen::new(10, 4, 100);
+            text.as_bytes().chunks(size).for_each(|piece| screen.feed(piece));
+            assert_eq!(state(&screen), state(&expected), "{text:?}");
+            assert_eq!(screen.snapshot(true), expected.snapshot(true));
+        }
+    }
+    let mut other = Screen::new(10, 4, 0);
+    other.feed(b"x\x1b[?99999b\x1b[b\x1b[>99999b\x7fy");
+    assert_eq!(other.terminal.screen().line(0).expect("a line").text().trim_end(), "xxy");
 }
 
 #[test]
@@ -82,66 +128,6 @@ fn a_flood_that_is_skipped_leaves_what_a_followed_one_leaves() {
         flood.chunks(1000).for_each(|chunk| pieces.feed(chunk));
         assert_eq!(state(&whole), state(&pieces));
         assert_eq!(whole.snapshot(true), pieces.snapshot(true));
-    }
-}
-
-/// What a program writes to a terminal of this size while `keys` are typed, one piece every tenth of a second.
-fn output_of(program: &str, args: &[&str], keys: &[&str], columns: u16, rows: u16) -> Option<Vec<u8>> {
-    use std::io::{Read, Write};
-    let size = portable_pty::PtySize { rows, cols: columns, pixel_width: 0, pixel_height: 0 };
-    let pair = portable_pty::native_pty_system().openpty(size).ok()?;
-    let mut command = portable_pty::CommandBuilder::new(program);
-    command.args(args);
-    command.env("TERM", "xterm-256color");
-    command.env("LANG", "C.UTF-8");
-    command.cwd("/");
-    let mut child = pair.slave.spawn_command(command).ok()?;
-    drop(pair.slave);
-    let mut reader = pair.master.try_clone_reader().ok()?;
-    let mut writer = pair.master.take_writer().ok()?;
-    let gathering = std::thread::spawn(move || {
-        let mut output = Vec::new();
-        // The end of a terminal is an error on Linux.
-        let _ = reader.read_to_end(&mut output);
-        output
-    });
-    for piece in keys {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        let _ = writer.write_all(piece.as_bytes());
-    }
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    let _ = child.kill();
-    let _ = child.wait();
-    drop((writer, pair.master));
-    gathering.join().ok()
-}
-
-#[test]
-fn snapshots_of_real_programs_are_exact() {
-    let programs: [(&str, &[&str], &[&str]); 7] = [
-        ("vim", &["-u", "NONE", "/etc/services"], &["", ":syntax on\r", "\x06", "ihello\x1b", ":split\r", "\x02", "G"]),
-        ("less", &["/etc/services"], &["", " ", "G", "k", "/tcp\r", "g"]),
-        ("htop", &[], &["", "", "\x1b[B", "t", "\x1bOQ"]),
-        ("top", &[], &["", "", "1", "c"]),
-        ("nano", &["-R", "/etc/services"], &["", "\x16", "\x07", "\x18"]),
-        ("mc", &["-u"], &["", "", "\t", "\x1b[B", "\x1b9"]),
-        (
-            "tmux",
-            &["-L", "dxflow-screen-test", "-f", "/dev/null", "new", "sh"],
-            &["", "ls\r", "\x02%", "seq 50\r", "\x02o", "\x02&y"],
-        ),
-    ];
-    let mut seed = 12345_u64;
-    for (program, args, keys) in programs {
-        for (columns, rows) in [(80, 24), (120, 40), (37, 11)] {
-            let Some(output) = output_of(program, args, keys, columns, rows).filter(|output| !output.is_empty()) else {
-                continue;
-            };
-            for _ in 0..20 {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                check(&output, (seed >> 33) as usize % output.len(), columns, rows);
-            }
-        }
     }
 }
 

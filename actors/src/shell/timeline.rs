@@ -12,17 +12,22 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::screen::Screen;
 use crate::output_log::{Fallen, OutputLog};
 
 /// How many bytes are emulated before others get their turn.
 pub(crate) const STEP: usize = 16 << 10;
+/// How many bytes are emulated between two looks at the clock.
+const PIECE: usize = 4 << 10;
+/// How long a step takes, unless one piece takes longer.
+const TURN: Duration = Duration::from_millis(10);
 
 /// How many changes of size at one offset are told apart.
-const RESIZES_AT_ONCE: usize = 4;
+pub(crate) const RESIZES_AT_ONCE: usize = 4;
 /// How many changes of size are kept.
-const RESIZES: usize = 512;
+pub(crate) const RESIZES: usize = 512;
 
 /// A screen at one offset.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -169,8 +174,17 @@ impl Replay {
             return Ok(true);
         }
         self.buffer.clear();
-        let count = log.read(self.offset, wanted, &mut self.buffer)?;
-        self.screen.feed(&self.buffer);
+        let mut count = log.read(self.offset, wanted, &mut self.buffer)?;
+        let began = Instant::now();
+        // Only sequences can be dear; plain text goes faster the more of it there is.
+        let length = if self.buffer.contains(&0x1b) { PIECE } else { STEP };
+        for (index, piece) in self.buffer.chunks(length).enumerate() {
+            if index > 0 && began.elapsed() > TURN {
+                count = index * length;
+                break;
+            }
+            self.screen.feed(piece);
+        }
         self.offset += count as u64;
         Ok(count == 0 || (self.offset >= to && self.resizes.front().is_none_or(|resize| resize.offset > to)))
     }

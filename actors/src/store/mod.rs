@@ -154,6 +154,30 @@ impl Store {
         E: From<StoreError> + Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
     {
+        self.write_soon(DEADLINE, work).await
+    }
+
+    /// As [`write`](Self::write) from within an actor's handler: a writer that is away is waited for only briefly. While
+    /// the store is being restarted the actor is to be restarted too, and must end what it does for that; a writer that
+    /// is there has all its time.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_in_handler<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.write_soon(call::HANDLER_PATIENCE, work).await
+    }
+
+    async fn write_soon<T, E, F>(&self, wait: Duration, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    {
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |transaction| {
             let result = match transaction {
@@ -173,7 +197,7 @@ impl Store {
             }
         });
         let until = Instant::now() + DEADLINE;
-        self.submit(job, until).await.map_err(StoreError::from)?;
+        self.submit(job, Instant::now() + wait).await.map_err(StoreError::from)?;
         let actor = || Arc::from(NAME);
         match tokio::time::timeout_at(until, receiver).await {
             Ok(Ok(answer)) => answer,

@@ -9,8 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, RpcReplyPort, SpawnErr, SupervisionEvent,
 };
@@ -23,6 +23,10 @@ use crate::error::{ErrorKind, Failure};
 
 /// How long a question about the tree may take at each supervisor.
 const TREE_DEADLINE: Duration = Duration::from_secs(1);
+/// How many children that do not depend on each other are stopped at once.
+const STOPS_AT_ONCE: usize = 64;
+/// What takes longer than this to start or to stop is told in the log.
+const SLOW: Duration = Duration::from_millis(100);
 /// How long a kill may take to be seen; an actor is killed at its next await.
 const KILL_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -328,7 +332,10 @@ impl Actor for Supervisor {
         };
         for index in 0..state.children.len() {
             let child = &state.children[index];
-            match start(&child.spec, myself.get_cell()).await {
+            let since = Instant::now();
+            let started = start(&child.spec, myself.get_cell()).await;
+            note_slow(&child.spec.id, "start", since);
+            match started {
                 Ok(cell) => state.children[index].runs(cell),
                 Err(reason) => {
                     let id = Arc::clone(&child.spec.id);
@@ -400,6 +407,14 @@ async fn start(spec: &ChildSpec, supervisor: ActorCell) -> Result<ActorCell, Str
 }
 
 /// Ends a child: gracefully within its deadline (its queue is handled, its `post_stop` runs), then by force.
+/// Says in the log which child took long, since all others wait for it.
+fn note_slow(child: &str, to: &str, since: Instant) {
+    let took = since.elapsed();
+    if took > SLOW {
+        tracing::info!(child, millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "took long to {to}");
+    }
+}
+
 async fn stop(cell: &ActorCell, deadline: Duration) {
     if matches!(cell.get_status(), ActorStatus::Stopped) {
         return;
@@ -443,14 +458,23 @@ impl SupervisorState {
         self.children.iter().map(of).collect()
     }
 
+    /// Stops the children in reverse; those that do not depend on each other (see [`SupervisorSpec::per_child`]) side by
+    /// side, since there may be a thousand.
     async fn stop_everything(&mut self) {
+        let at_once = if self.spec.per_child.is_some() { STOPS_AT_ONCE } else { 1 };
+        let mut stops: Vec<BoxFuture<'_, ()>> = Vec::new();
         for child in self.children.iter_mut().rev() {
-            if let Some(cell) = child.cell.take() {
-                child.state = ChildState::Stopping;
+            let Some(cell) = child.cell.take() else { continue };
+            child.state = ChildState::Stopping;
+            stops.push(Box::pin(async move {
+                let since = Instant::now();
                 stop(&cell, child.spec.shutdown).await;
                 child.state = ChildState::Stopped;
-            }
+                note_slow(&child.spec.id, "stop", since);
+            }));
         }
+        // Each begins when there is room for it, in this order: with one at a time, when the one before has ended.
+        stream::iter(stops).buffered(at_once).collect::<()>().await;
     }
 
     fn start_child(&mut self, spec: ChildSpec, reply: RpcReplyPort<Result<ActorCell, SupervisionError>>) {
@@ -535,6 +559,8 @@ impl SupervisorState {
             }
             let mut done = Done { started: Vec::new(), failed: None, stopped: job.stop, purpose: job.purpose };
             for spec in starts {
+                let since = Instant::now();
+                let id = Arc::clone(&spec.id);
                 match start(&spec, supervisor.clone()).await {
                     Ok(cell) => done.started.push((spec.id, cell)),
                     Err(reason) => {
@@ -542,6 +568,7 @@ impl SupervisorState {
                         break;
                     }
                 }
+                note_slow(&id, "start", since);
             }
             done
         });

@@ -7,6 +7,7 @@ pub mod docker;
 pub mod http;
 pub mod objects;
 pub mod process;
+pub mod proxy;
 pub mod socket;
 
 use std::future::Future;
@@ -152,6 +153,8 @@ impl Engine {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.current_dir(self.dir.path()).env_remove("DXFLOW_DATA_DIR").env_remove("SSH_AUTH_SOCK");
+        // A panic on purpose is back before its backtrace would have been written.
+        command.env_remove("RUST_BACKTRACE");
         command.arg("--data-dir").arg(self.data_dir()).arg("--config").arg(self.dir.path().join("config.toml"));
         command.args(arguments);
         // Shells read their owner's start-up files: the tests' are none.
