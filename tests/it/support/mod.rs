@@ -7,6 +7,7 @@ pub mod http;
 pub mod objects;
 pub mod process;
 pub mod socket;
+pub mod wire;
 
 use std::future::Future;
 use std::io::{BufRead, BufReader, Write};
