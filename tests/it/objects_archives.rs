@@ -1,335 +1,206 @@
-//! Archives beside those of others: what we make opens in Info-ZIP's unzip, Python's zipfile and 7z, what they make opens
-//! here, and random trees come back as they were. `DXFLOW_IT_LONG=1` adds archives that need ZIP64.
+//! Archives against other programs: theirs open ours, ours opens theirs, and what is packed and unpacked is the same.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
 use crate::support::Engine;
-use crate::support::objects::{bytes, sha256};
+use crate::support::objects::{bytes, tree};
 
-fn long() -> bool {
-    std::env::var_os("DXFLOW_IT_LONG").is_some()
-}
-
-/// Runs a program to its end; what it said.
-#[track_caller]
-fn run(program: &str, arguments: &[&str], at: &Path) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(at)
-        // Names are UTF-8 for unzip and zip only where the locale says so.
-        .env("LC_ALL", "C.UTF-8")
-        .output()
-        .unwrap_or_else(|error| panic!("{program} runs: {error}"));
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program} {arguments:?}: {said}");
-    said
-}
-
-/// What is looked at of a file or directory.
-#[derive(Clone, Copy)]
-struct Look {
-    modes: bool,
-    times: bool,
-}
-
-const ALL: Look = Look { modes: true, times: true };
-const CONTENT: Look = Look { modes: false, times: false };
-
-/// Everything below a directory.
-fn tree(root: &Path, look: Look) -> BTreeMap<PathBuf, String> {
-    let mut found = BTreeMap::new();
-    let mut left = vec![root.to_owned()];
-    while let Some(directory) = left.pop() {
-        for entry in std::fs::read_dir(&directory).expect("read").flatten() {
-            let path = entry.path();
-            let meta = path.symlink_metadata().expect("it is there");
-            let mut what = if meta.is_dir() {
-                left.push(path.clone());
-                "directory".to_owned()
-            } else {
-                sha256(&std::fs::read(&path).expect("read"))
-            };
-            if look.modes {
-                what = format!("{what} {:o}", meta.mode() & 0o777);
-            }
-            if look.times {
-                what = format!("{what} {}", meta.mtime());
-            }
-            found.insert(path.strip_prefix(root).expect("below").to_owned(), what);
-        }
-    }
-    found
-}
-
-/// The same numbers for the same seed (xorshift64*).
+/// A small generator: the same numbers for the same seed.
 struct Random(u64);
 
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % end as u64).expect("below a usize")
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % end
     }
 
-    fn pick<'t, T>(&mut self, from: &'t [T]) -> &'t T {
-        &from[self.below(from.len())]
+    fn pick<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
+        of[usize::try_from(self.below(of.len() as u64)).expect("small")]
     }
 }
 
-/// A name; of any bytes where `text` is false.
-fn name(random: &mut Random, text: bool) -> Vec<u8> {
-    const PIECES: [&str; 22] = [
-        "a", "b", "Z", "0", " ", ".", "-", "é", "e\u{301}", "日本", "🦀", "\u{202e}", "'", "\"", "$x", "*", "?", "\n",
-        "ß", "&", "\u{efae}", "%41",
-    ];
-    let mut name = Vec::new();
-    for _ in 0..=random.below(8) {
-        if !text && random.below(5) == 0 {
-            let byte = 0x80 | u8::try_from(random.below(0x80)).expect("below 0x80");
-            name.push(byte);
-        } else {
-            let piece = *random.pick(&PIECES);
-            name.extend_from_slice(if text && "\n\"*?".contains(piece) { b"q" } else { piece.as_bytes() });
-        }
-    }
-    if random.below(30) == 0 {
-        name.resize(255, b'n');
-    }
-    if name == b"." || name == b".." { b"dots".to_vec() } else { name }
-}
+/// What names are made of: what other programs trip over.
+const NAMES: [&str; 14] = [
+    "a",
+    "Über",
+    "日本語",
+    "with space",
+    "-dash",
+    "🦀",
+    ".hidden",
+    "a.txt",
+    "'quote",
+    "e\u{301}",
+    "%41",
+    "x~1",
+    "#",
+    "CON",
+];
 
-/// Makes a random tree at `root`, which it makes.
-fn plant(root: &Path, random: &mut Random, text: bool) {
-    std::fs::create_dir(root).expect("made");
-    // Python's zipfile knows no time before 1980.
-    let from = if text { 400_000_000 } else { 0 };
-    let mut directories = vec![root.to_owned()];
-    for n in 0..random.below(25) {
-        let path = random.pick(&directories).join(std::ffi::OsStr::from_bytes(&name(random, text)));
-        if path.symlink_metadata().is_ok() || path.as_os_str().len() > 3000 {
-            continue;
-        }
-        if random.below(3) == 0 {
-            std::fs::create_dir(&path).expect("made");
-            directories.push(path);
-            continue;
-        }
-        let length = *random.pick(&[0, 1, 100, 5_000, 70_000, 600_000]);
-        let content = if random.below(2) == 0 { bytes(n as u64, length) } else { vec![b'r'; length] };
-        std::fs::write(&path, content).expect("written");
-        let mode = 0o400 | u32::try_from(random.below(0o1000)).expect("small");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("set");
-        set_time(&path, random, from);
-    }
-    // From the deepest up, since each change of an entry changes the time of the directory.
-    for directory in directories.iter().rev() {
-        let mode = 0o700 | u32::try_from(random.below(0o100)).expect("small");
-        std::fs::set_permissions(directory, PermissionsExt::from_mode(mode)).expect("set");
-        set_time(directory, random, from);
-    }
-}
-
-/// Sets a time from `from` on, up to where 32 bits end.
-fn set_time(path: &Path, random: &mut Random, from: usize) {
-    let at = SystemTime::UNIX_EPOCH + Duration::from_secs((from + random.below((1 << 31) - from)) as u64);
-    // Directories can be opened to read only, which is enough to set times.
-    std::fs::File::open(path).and_then(|file| file.set_modified(at)).expect("the time is set");
-}
-
-#[tokio::test]
-async fn random_trees_come_back_from_their_archives_as_they_were() {
-    let engine = Engine::start().await;
-    let volume = engine.volume();
-    let trees = if long() { 1000 } else { 60 };
+/// Makes a random tree, and returns how many entries it has.
+fn grow(random: &mut Random, directory: &Path, depth: u32) -> u64 {
     let mut entries = 0;
-    for seed in 1..=trees {
-        let mut random = Random(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15) | 1);
-        plant(&volume.join("t"), &mut random, false);
-        let level = random.below(10);
-        let body = json!({"identity": "t", "destination": "t.zip", "level": level, "force": true});
-        let zipped = engine.put("/object/fs/zip/", body).await.expect(200);
-        let body = json!({"identity": "t.zip", "destination": "back"});
-        let unzipped = engine.put("/object/fs/unzip/", body).await.expect(200);
-        assert_eq!(zipped["entries"], unzipped["entries"], "tree {seed}");
-        let before = tree(&volume.join("t"), ALL);
-        entries += before.len();
-        assert_eq!(tree(&volume.join("back/t"), ALL), before, "tree {seed}");
-        // And into what is there already, each in the other's place.
-        let body = json!({"identity": "t.zip", "destination": "back", "force": true});
-        engine.put("/object/fs/unzip/", body).await.expect(200);
-        let modes = Look { modes: true, times: false };
-        assert_eq!(tree(&volume.join("back/t"), modes), tree(&volume.join("t"), modes), "tree {seed}");
-        for directory in ["t", "back"] {
-            std::fs::remove_dir_all(volume.join(directory)).expect("removed");
-        }
-    }
-    println!("{trees} trees, {entries} entries");
-}
-
-/// A tree with one of everything that archives know.
-fn sample(root: &Path) {
-    let mut random = Random(77);
-    plant(root, &mut random, true);
-    for directory in ["empty", "ünïcode/日本", "deep/er/est"] {
-        std::fs::create_dir_all(root.join(directory)).expect("made");
-    }
-    std::fs::write(root.join("ünïcode/日本/ファイル.txt"), "text").expect("written");
-    std::fs::write(root.join("deep/er/est/zeros"), vec![0; 3 << 20]).expect("written");
-    std::fs::write(root.join("noise"), bytes(8, 1 << 20)).expect("written");
-    std::fs::write(root.join("none"), "").expect("written");
-    std::fs::write(root.join("run"), "#!/bin/sh\n").expect("written");
-    std::fs::set_permissions(root.join("run"), PermissionsExt::from_mode(0o755)).expect("set");
-}
-
-const PYTHON_TEST: &str = "
-import sys, zipfile
-with zipfile.ZipFile(sys.argv[1]) as z:
-    assert z.testzip() is None
-    z.extractall(sys.argv[2])
-    print(len(z.namelist()))
-";
-
-#[tokio::test]
-async fn archives_of_ours_open_elsewhere() {
-    let engine = Engine::start().await;
-    let volume = engine.volume();
-    sample(&volume.join("t"));
-    let at = engine.scratch().to_owned();
-    for (level, archive) in [(0, "stored.zip"), (6, "deflated.zip"), (9, "best.zip")] {
-        let body = json!({"identity": "t", "destination": archive, "level": level});
-        engine.put("/object/fs/zip/", body).await.expect(200);
-    }
-    // The one that is made while it is sent has its sizes behind each entry.
-    let streamed = engine.get("/object/fs/download/?identity=t").await;
-    assert_eq!(streamed.status, 200);
-    std::fs::write(volume.join("streamed.zip"), &streamed.body).expect("written");
-    let original = volume.join("t");
-    for archive in ["stored.zip", "deflated.zip", "best.zip", "streamed.zip"] {
-        let path = volume.join(archive);
-        let path = path.to_str().expect("UTF-8");
-        let said = run("unzip", &["-t", path], &at);
-        assert!(said.contains("No errors detected"), "{archive}: {said}");
-        run("unzip", &["-q", path, "-d", &format!("unzip-{archive}")], &at);
-        let modes = Look { modes: true, times: false };
-        assert_eq!(tree(&at.join(format!("unzip-{archive}/t")), modes), tree(&original, modes), "unzip, {archive}");
-        run("python3", &["-c", PYTHON_TEST, path, &format!("python-{archive}")], &at);
-        assert_eq!(
-            tree(&at.join(format!("python-{archive}/t")), CONTENT),
-            tree(&original, CONTENT),
-            "Python, {archive}"
-        );
-        let said = run("7z", &["t", path], &at);
-        assert!(said.contains("Everything is Ok"), "{archive}: {said}");
-        run("7z", &["x", "-y", &format!("-o7z-{archive}"), path], &at);
-        assert_eq!(tree(&at.join(format!("7z-{archive}/t")), CONTENT), tree(&original, CONTENT), "7z, {archive}");
-    }
-}
-
-const PYTHON_MAKE: &str = "
-import os, sys, zipfile
-target, root, method = sys.argv[1], sys.argv[2], int(sys.argv[3])
-with zipfile.ZipFile(target, 'w', method) as z:
-    for directory, _, files in os.walk(root):
-        z.write(directory)
-        for name in files:
-            z.write(os.path.join(directory, name))
-with zipfile.ZipFile(target, 'a', method) as z:
-    # Of unknown length when it is begun, and in the ZIP64 form though it is small.
-    with z.open(root + '/streamed', 'w', force_zip64=True) as f:
-        f.write(b'x' * 100000)
-";
-
-#[tokio::test]
-async fn archives_of_others_open_here() {
-    let engine = Engine::start().await;
-    let volume = engine.volume();
-    let at = engine.scratch().to_owned();
-    sample(&at.join("t"));
-    let archive = |name: &str| volume.join(name).to_str().expect("UTF-8").to_owned();
-    run("zip", &["-q", "-r", &archive("zip.zip"), "t"], &at);
-    run("zip", &["-q", "-0", "-r", &archive("zip-stored.zip"), "t"], &at);
-    run("7z", &["a", "-tzip", "-mcu=on", &archive("7z.zip"), "t"], &at);
-    // From a pipe: sizes behind the entries, and ZIP64 where the length is not known beforehand.
-    run("sh", &["-c", &format!("zip -q -r - t | cat > {}", archive("piped.zip"))], &at);
-    let original = tree(&at.join("t"), CONTENT);
-    for (method, name) in [("0", "python-stored.zip"), ("8", "python.zip")] {
-        run("python3", &["-c", PYTHON_MAKE, &archive(name), "t", method], &at);
-    }
-    for name in ["zip.zip", "zip-stored.zip", "7z.zip", "piped.zip", "python-stored.zip", "python.zip"] {
-        let destination = name.trim_end_matches(".zip");
-        let body = json!({"identity": name, "destination": destination});
-        engine.put("/object/fs/unzip/", body).await.expect(200);
-        let mut found = tree(&volume.join(destination).join("t"), CONTENT);
-        if name.starts_with("python") {
-            assert_eq!(found.remove(Path::new("streamed")), Some(sha256(&[b'x'; 100_000])), "{name}");
-        }
-        assert_eq!(found, original, "{name}");
-    }
-    // The modes and times that Info-ZIP notes are put back.
-    let there = tree(&volume.join("zip/t"), ALL);
-    for (path, what) in tree(&at.join("t"), ALL) {
-        if at.join("t").join(&path).is_file() {
-            assert_eq!(there[&path], what, "{}", path.display());
-        }
-    }
-    // Encrypted ones are refused, whoever made them.
-    run("zip", &["-q", "-P", "word", &archive("secret.zip"), "t/noise"], &at);
-    run("7z", &["a", "-tzip", "-pword", "-mem=AES256", &archive("aes.zip"), "t/noise"], &at);
-    for name in ["secret.zip", "aes.zip"] {
-        let refused = engine.put("/object/fs/unzip/", json!({"identity": name})).await;
-        assert!(refused.refusal(422).contains("t/noise"), "{}", refused.text());
-    }
-}
-
-/// Runs only in the long form: it moves gigabytes.
-#[tokio::test]
-async fn archives_larger_than_four_gigabytes_or_65535_entries_come_back() {
-    if !long() {
-        println!("only with DXFLOW_IT_LONG=1");
-        return;
-    }
-    let engine = Engine::options().config("[object]\nmax_archive_ratio = 100000").start().await;
-    let volume = engine.volume();
-    std::fs::create_dir(volume.join("big")).expect("made");
-    let length = (4_u64 << 30) + (1 << 20) + 7;
-    let mut sparse = std::fs::File::create(volume.join("big/sparse")).expect("made");
-    sparse.write_all(b"begin").expect("written");
-    sparse.set_len(length).expect("sparse");
-    std::fs::create_dir(volume.join("many")).expect("made");
-    for n in 0..70_000 {
-        std::fs::write(volume.join(format!("many/{n}")), "").expect("written");
-    }
-    for (what, entries) in [("big", 2), ("many", 70_001)] {
-        let asked = engine.master().put("/object/fs/zip/").json(&json!({"identity": what, "level": 1}));
-        let answer = asked.try_send().await.expect("an answer");
-        assert_eq!(answer.expect(200)["entries"], entries);
-        let path = volume.join(format!("{what}.zip"));
-        let path = path.to_str().expect("UTF-8");
-        let said = run("unzip", &["-tq", path], engine.scratch());
-        assert!(said.contains("No errors detected"), "{said}");
-        run("7z", &["t", path], engine.scratch());
-        run(
-            "python3",
-            &["-c", "import sys,zipfile; assert zipfile.ZipFile(sys.argv[1]).testzip() is None", path],
-            &volume,
-        );
-        let asked = engine.master().put("/object/fs/unzip/");
-        let asked = asked.json(&json!({"identity": format!("{what}.zip"), "destination": "back"}));
-        assert_eq!(asked.try_send().await.expect("an answer").expect(200)["entries"], entries);
-        if what == "big" {
-            assert_eq!(std::fs::metadata(volume.join("back/big/sparse")).expect("there").len(), length);
+    for number in 0..random.below(5) + u64::from(depth == 0) {
+        let path = directory.join(format!("{}{number}", random.pick(&NAMES)));
+        entries += 1;
+        if depth < 4 && random.below(3) == 0 {
+            std::fs::create_dir(&path).expect("made");
+            entries += grow(random, &path, depth + 1);
+            std::fs::set_permissions(&path, PermissionsExt::from_mode([0o755, 0o700, 0o750][number as usize % 3]))
+                .expect("set");
         } else {
-            assert_eq!(std::fs::read_dir(volume.join("back/many")).expect("read").count(), 70_000);
+            let length = [0, 1, 100, 5_000, 200_000][usize::try_from(random.below(5)).expect("small")];
+            let content = if random.below(2) == 0 { bytes(random.below(1 << 40), length) } else { vec![b'z'; length] };
+            std::fs::write(&path, content).expect("written");
+            let mode = [0o644, 0o600, 0o755, 0o444][usize::try_from(random.below(4)).expect("small")];
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("set");
         }
-        std::fs::remove_dir_all(volume.join("back")).expect("removed");
+        let modified =
+            std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000 + random.below(700_000_000));
+        std::fs::File::open(&path).and_then(|file| file.set_modified(modified)).expect("set");
     }
+    entries
+}
+
+/// When each entry was modified.
+fn times(directory: &Path) -> BTreeMap<PathBuf, i64> {
+    tree(directory)
+        .into_keys()
+        .map(|path| {
+            let modified = std::fs::symlink_metadata(directory.join(&path)).expect("there").mtime();
+            (path, modified)
+        })
+        .collect()
+}
+
+/// The content alone: what a program that keeps no modes keeps.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, String> {
+    let strip = |what: String| what.split_once(' ').map_or_else(|| "directory".to_owned(), |(_, rest)| rest.to_owned());
+    tree(directory).into_iter().map(|(path, what)| (path, strip(what))).collect()
+}
+
+/// Runs a program, which must go well.
+fn run(program: &str, arguments: &[&str], directory: &Path) {
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .current_dir(directory)
+        // Names are UTF-8 for all of them.
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&said));
+}
+
+const PYTHON_PACK: &str = "
+import sys, zipfile, pathlib
+with zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED) as archive:
+    for path in sorted(pathlib.Path('t').rglob('*')):
+        archive.write(path)
+";
+
+const PYTHON_UNPACK: &str = "
+import sys, zipfile
+with zipfile.ZipFile(sys.argv[1]) as archive:
+    assert archive.testzip() is None
+    archive.extractall(sys.argv[2])
+";
+
+#[tokio::test]
+async fn what_is_packed_and_unpacked_is_the_same() {
+    let engine = Engine::start().await;
+    let rounds = if std::env::var_os("DXFLOW_IT_LONG").is_some() { 500 } else { 25 };
+    let mut total = 0;
+    for seed in 0..rounds {
+        let top = engine.volume().join("t");
+        std::fs::create_dir(&top).expect("made");
+        let entries = grow(&mut Random(seed), &top, 0);
+        total += entries;
+        let packed = engine.put("/object/fs/zip/", json!({ "identity": "t", "level": seed % 10 })).await.expect(200);
+        assert_eq!(packed["entries"], entries + 1, "seed {seed}");
+        let body = json!({ "identity": "t.zip", "destination": "out" });
+        assert_eq!(engine.put("/object/fs/unzip/", body.clone()).await.expect(200)["entries"], entries + 1);
+        let out = engine.volume().join("out/t");
+        assert_eq!(tree(&out), tree(&top), "seed {seed}");
+        assert_eq!(times(&out), times(&top), "seed {seed}");
+        // Into what is there already: refused and untouched, then over it.
+        if entries > 0 && tree(&top).values().any(|what| what.contains(' ')) {
+            engine.put("/object/fs/unzip/", body).await.refusal(409);
+        }
+        let body = json!({ "identity": "t.zip", "destination": "out", "force": true });
+        engine.put("/object/fs/unzip/", body).await.expect(200);
+        assert_eq!(contents(&out), contents(&top), "seed {seed}");
+        for identity in ["t", "t.zip", "out"] {
+            engine.delete("/object/fs/", json!({ "identity": identity })).await.expect(200);
+        }
+    }
+    println!("{rounds} trees with {total} entries");
+}
+
+#[tokio::test]
+async fn other_programs_open_ours_and_ours_opens_theirs() {
+    let engine = Engine::start().await;
+    let volume = engine.volume();
+    for seed in 1000..1006 {
+        let top = volume.join("t");
+        std::fs::create_dir(&top).expect("made");
+        grow(&mut Random(seed), &top, 0);
+        let expected = contents(&top);
+
+        engine.put("/object/fs/zip/", json!({ "identity": "t", "destination": "ours.zip" })).await.expect(200);
+        run("unzip", &["-tq", "ours.zip"], &volume);
+        run("7z", &["t", "-bd", "ours.zip"], &volume);
+        run("unzip", &["-q", "ours.zip", "-d", "by-unzip"], &volume);
+        assert_eq!(tree(&volume.join("by-unzip/t")), tree(&top), "unzip, seed {seed}");
+        assert_eq!(times(&volume.join("by-unzip/t")), times(&top), "unzip, seed {seed}");
+        run("python3", &["-c", PYTHON_UNPACK, "ours.zip", "by-python"], &volume);
+        assert_eq!(contents(&volume.join("by-python/t")), expected, "Python, seed {seed}");
+        run("7z", &["x", "-bd", "-oby-7z", "ours.zip"], &volume);
+        assert_eq!(contents(&volume.join("by-7z/t")), expected, "7z, seed {seed}");
+
+        run("zip", &["-qr", "info-zip.zip", "t"], &volume);
+        run("7z", &["a", "-bd", "-tzip", "-mcu=on", "seven.zip", "t"], &volume);
+        run("python3", &["-c", PYTHON_PACK, "python.zip"], &volume);
+        // A stream: sizes after the content, where the entry's head has none.
+        run("sh", &["-c", "zip -qr - t > streamed.zip"], &volume);
+        for (archive, keeps_modes) in [("info-zip", true), ("seven", false), ("python", true), ("streamed", true)] {
+            let body = json!({ "identity": format!("{archive}.zip"), "destination": format!("from-{archive}") });
+            engine.put("/object/fs/unzip/", body).await.expect(200);
+            let out = volume.join(format!("from-{archive}/t"));
+            if keeps_modes && !tree(&top).is_empty() {
+                assert_eq!(tree(&out), tree(&top), "{archive}, seed {seed}");
+            } else if !expected.is_empty() {
+                assert_eq!(contents(&out), expected, "{archive}, seed {seed}");
+            }
+        }
+        let listed = engine.get("/object/fs/?all=true").await.expect(200);
+        let names: Vec<String> =
+            listed.as_array().expect("an array").iter().map(|object| object["identity"].to_string()).collect();
+        let quoted = names.join(",");
+        engine
+            .delete("/object/fs/batch/", serde_json::from_str(&format!("{{\"identities\":[{quoted}]}}")).expect("JSON"))
+            .await
+            .expect(200);
+        assert!(tree(&volume).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_download_of_a_directory_is_such_an_archive_too() {
+    let engine = Engine::start().await;
+    let top = engine.volume().join("t");
+    std::fs::create_dir(&top).expect("made");
+    grow(&mut Random(77), &top, 0);
+    let archive = engine.get("/object/fs/download/?identity=t").await;
+    assert_eq!(archive.status, 200);
+    std::fs::write(engine.scratch().join("t.zip"), &archive.body).expect("written");
+    run("unzip", &["-q", "t.zip", "-d", "out"], engine.scratch());
+    assert_eq!(tree(&engine.scratch().join("out/t")), tree(&top));
 }

@@ -6,6 +6,7 @@ pub mod credentials;
 pub mod http;
 pub mod objects;
 pub mod process;
+pub mod proxy;
 pub mod socket;
 pub mod wire;
 

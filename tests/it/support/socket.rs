@@ -1,5 +1,8 @@
 //! A WebSocket client for shells.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -8,7 +11,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_tungstenite::tungstenite::{self};
 
-use super::{Engine, within};
+use super::{Engine, PATIENCE, within};
 
 /// An attached shell.
 pub struct Socket {
@@ -42,7 +45,21 @@ impl Socket {
         token: &str,
         protocols: &str,
     ) -> Result<Self, Box<tungstenite::Error>> {
-        let url = format!("ws://{}/api/v1/shell/{shell}/{query}", engine.address);
+        Self::open_at(engine.address, shell, query, token, protocols).await
+    }
+
+    /// As [`open`](Self::open), at an address that leads to an engine.
+    ///
+    /// # Errors
+    /// The refusal of the upgrade, or the connection's failure.
+    pub async fn open_at(
+        address: SocketAddr,
+        shell: &str,
+        query: &str,
+        token: &str,
+        protocols: &str,
+    ) -> Result<Self, Box<tungstenite::Error>> {
+        let url = format!("ws://{address}/api/v1/shell/{shell}/{query}");
         let mut request = url.into_client_request().map_err(Box::new)?;
         let headers = request.headers_mut();
         if !token.is_empty() {
@@ -51,7 +68,7 @@ impl Socket {
         if !protocols.is_empty() {
             headers.insert("sec-websocket-protocol", protocols.parse().expect("a header value"));
         }
-        let tcp = TcpStream::connect(engine.address).await.map_err(|error| Box::new(error.into()))?;
+        let tcp = TcpStream::connect(address).await.map_err(|error| Box::new(error.into()))?;
         tcp.set_nodelay(true).map_err(|error| Box::new(error.into()))?;
         let opened = within("the upgrade", tokio_tungstenite::client_async(request, tcp)).await;
         let (stream, response) = opened.map_err(Box::new)?;
@@ -76,8 +93,14 @@ impl Socket {
 
     /// The next thing that comes; pings are answered and not shown.
     pub async fn next(&mut self) -> Event {
+        self.next_after(PATIENCE).await
+    }
+
+    /// As [`next`](Self::next), over a connection that may be silent for so long.
+    pub async fn next_after(&mut self, patience: Duration) -> Event {
         loop {
-            match within("the next frame", self.stream.next()).await {
+            let next = tokio::time::timeout(patience, self.stream.next()).await;
+            match next.expect("the next frame comes in time") {
                 Some(Ok(Message::Binary(bytes))) => return Event::Bytes(bytes.to_vec()),
                 Some(Ok(Message::Text(text))) => return Event::Text(text.to_string()),
                 Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
