@@ -16,7 +16,7 @@ pub struct Wire {
 
 /// What came back.
 pub struct Reply {
-    /// The status.
+    /// The status; 0 when the connection broke off before it, twice.
     pub status: u16,
     /// The head, as it came.
     pub head: String,
@@ -38,16 +38,22 @@ impl Wire {
     /// When the engine does not answer.
     pub async fn send(&mut self, method: &str, target: &str, headers: &str, body: &[u8]) -> Reply {
         let what = format!("{method} {target}");
-        let mut error = String::new();
+        let mut error = None;
         // A kept connection may have been closed by the other end meanwhile: once more on a new one.
         for _ in 0..2 {
             match within(&what, self.try_send(method, target, headers, body)).await {
                 Ok(reply) => return reply,
-                Err(failed) => error = failed.to_string(),
+                Err(failed) => error = Some(failed),
             }
             self.stream = None;
         }
-        panic!("{what}: {error}");
+        match error {
+            // Broken off before its head went out.
+            Some(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Reply { status: 0, head: String::new(), body: Vec::new(), whole: false }
+            }
+            error => panic!("{what}: {error:?}"),
+        }
     }
 
     async fn try_send(&mut self, method: &str, target: &str, headers: &str, body: &[u8]) -> std::io::Result<Reply> {
