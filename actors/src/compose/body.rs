@@ -50,6 +50,8 @@ pub(crate) struct Body {
     /// Networks that it is connected to after it was made: Docker before 25 takes one only when it makes it.
     pub(crate) later: Vec<(String, EndpointSettings)>,
     pub(crate) files: Vec<Copied>,
+    /// Directories of the host that are made where they are missing: Docker refuses to mount what is not there.
+    pub(crate) directories: Vec<String>,
 }
 
 /// `no`, `always`, `unless-stopped` or `on-failure[:times]`.
@@ -193,7 +195,13 @@ pub(crate) fn body(
         }),
         ..ContainerCreateBody::default()
     };
-    Body { create, later: endpoints, files }
+    let directories = service
+        .volumes
+        .iter()
+        .filter(|mount| mount.create_host_path)
+        .filter_map(|mount| mount.source.clone())
+        .collect();
+    Body { create, later: endpoints, files, directories }
 }
 
 fn labels(project: &Project, name: &str, number: usize, image_id: &str) -> HashMap<String, String> {

@@ -340,12 +340,9 @@ impl Work {
             self.stop_container(old, None).await?;
             self.remove_container(old, false).await?;
         }
-        let binds = create.host_config.iter().flat_map(|host| host.mounts.iter().flatten());
-        for mount in binds.filter(|mount| mount.typ == Some(MountType::BIND)) {
-            if let Some(source) = &mount.source {
-                // Docker refuses to mount what is not there.
-                let _ = tokio::fs::create_dir_all(source).await;
-            }
+        for directory in &body.directories {
+            // Where it cannot be made, Docker says what is missing.
+            let _ = tokio::fs::create_dir_all(directory).await;
         }
         let _turn = self.hub.turn().await?;
         self.tell(container, service, "creating", None);
