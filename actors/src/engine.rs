@@ -29,7 +29,7 @@ use crate::supervision::{ChildInfo, ChildState, Strategy, Supervisor, Supervisor
 use crate::{compose, fs, keeper, key_registry, shell, stats};
 
 /// How long the children of one generation may take to stop in a restart, all together, before the rest is killed.
-const RESTART_STOP: Duration = Duration::from_secs(10);
+const RESTART_STOP: Duration = Duration::from_secs(30);
 /// The wait before the tree is started again after its root gave up; doubled for each time in a row.
 const ROOT_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest such wait.

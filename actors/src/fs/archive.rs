@@ -6,7 +6,7 @@
 //! directory of the engine's own, which then takes its place in one step; into a directory that is there already the
 //! entries are moved one by one, and moved back if one cannot be.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -56,6 +56,9 @@ pub(super) type Tell<'t> = dyn FnMut(Step) -> bool + 't;
 const COPY_BYTES: usize = 256 * 1024;
 /// Expanded bytes up to which the ratio does not matter.
 const RATIO_FROM: u64 = 8 << 20;
+/// Entries up to which each is brought to the disk by itself. Beyond it the whole file system is, which is less work than
+/// so many single ones; for a few it would mean to wait for everything that others are writing there.
+const SYNC_EACH: usize = 256;
 /// Levels of directories in one archive.
 const DEPTH_MAX: usize = 1024;
 
@@ -500,6 +503,8 @@ impl<'p> Staging<'p> {
         let mut buffer = vec![0; COPY_BYTES];
         let mut directories = Vec::new();
         let mut trail = Trail::new(&self.directory);
+        let sync_each = entries.len() <= SYNC_EACH;
+        let mut parents_to_sync = BTreeSet::new();
         for checked in entries {
             let identity = checked.path.to_string();
             let system = |error| FsError::system(error, &identity);
@@ -542,6 +547,10 @@ impl<'p> Staging<'p> {
             }
             rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(system)?;
             set_modified(&file, checked.modified);
+            if sync_each {
+                file.sync_all().map_err(|error| FsError::io(&error, &identity))?;
+                parents_to_sync.extend((0..=parents.len()).map(|length| &parents[..length]));
+            }
         }
         // Once nothing more is put into them.
         for checked in directories.into_iter().rev() {
@@ -552,7 +561,16 @@ impl<'p> Staging<'p> {
                 set_modified(&directory, checked.modified);
             }
         }
-        let _ = rustix::fs::syncfs(&self.directory);
+        if sync_each {
+            parents_to_sync.extend(entries.iter().filter(|entry| entry.directory).map(|entry| entry.path.names()));
+            for directory in parents_to_sync.into_iter().rev() {
+                if let Ok(directory) = trail.open(directory) {
+                    let _ = rustix::fs::fsync(directory);
+                }
+            }
+        } else {
+            let _ = rustix::fs::syncfs(&self.directory);
+        }
         Ok(summary)
     }
 

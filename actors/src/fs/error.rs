@@ -72,7 +72,7 @@ pub enum FsError {
         reason: String,
     },
     /// The disk is full.
-    #[error("the disk is full; nothing was kept")]
+    #[error("the disk is full; nothing of this request was kept")]
     Full,
     /// The client left.
     #[error("the work was cancelled")]

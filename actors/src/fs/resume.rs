@@ -257,7 +257,8 @@ pub(super) async fn begin(store: &Store, volume: &Volume, plan: &Plan, part: &Pa
     Ok(Ready::Write(open(volume, path, &file, true)?.0))
 }
 
-/// Writes a part: the work of its thread. Whatever has come is kept, also when the client breaks off.
+/// Writes a part: the work of its thread. Whatever has come is kept when the client breaks off, and nothing of the part
+/// when it cannot be written.
 pub(super) fn write(file: &mut File, plan: &Plan, part: &Part, source: &mut Source) -> Result<u64, FsError> {
     let identity = plan.path.to_string();
     let wrong = |error: &std::io::Error| FsError::io(error, &identity);
@@ -269,8 +270,8 @@ pub(super) fn write(file: &mut File, plan: &Plan, part: &Part, source: &mut Sour
             return Err(FsError::Invalid("the part is longer than its `Content-Range` says".into()));
         }
         if let Err(error) = file.write_all(&bytes) {
-            // What a failed write left of its bytes is not to be counted.
-            let _ = file.set_len(part.start + written);
+            // A full disk gets back what this part took of it; the parts before were acknowledged.
+            let _ = file.set_len(part.start);
             return Err(wrong(&error));
         }
         written += bytes.len() as u64;

@@ -17,7 +17,7 @@ use crate::keeper::{KeeperEvent, Record};
 use crate::supervision::{ChildSpec, Strategy, Supervisor, SupervisorSpec};
 
 /// How long all shells together may take to stop.
-const SHUTDOWN: Duration = Duration::from_secs(15);
+const SHUTDOWN: Duration = Duration::from_secs(20);
 /// When a list that failed is tried again.
 const LIST_AGAIN: Duration = Duration::from_millis(500);
 

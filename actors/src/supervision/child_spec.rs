@@ -64,7 +64,7 @@ impl ChildSpec {
             id: id.into(),
             kind: ChildKind::Worker,
             restart: Restart::Permanent,
-            shutdown: Duration::from_secs(5),
+            shutdown: Duration::from_secs(10),
             start: Arc::new(move |supervisor| Box::pin(start(supervisor))),
             mailbox: None,
         }
@@ -76,7 +76,7 @@ impl ChildSpec {
         S: Fn(ActorCell) -> F + Send + Sync + 'static,
         F: Future<Output = Result<ActorCell, SpawnErr>> + Send + 'static,
     {
-        Self { kind: ChildKind::Supervisor, shutdown: Duration::from_secs(15), ..Self::worker(id, start) }
+        Self { kind: ChildKind::Supervisor, shutdown: Duration::from_secs(20), ..Self::worker(id, start) }
     }
 
     /// Says when it is started again.
