@@ -15,6 +15,8 @@ mod keys;
 mod leaks;
 mod objects_api;
 mod objects_archives;
+mod objects_formats;
+mod objects_hostile;
 mod objects_scale;
 mod objects_uploads;
 mod readme;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::objects::{bytes, sha256, tree, until_finished};
+use crate::support::objects::{bytes, sha256, tree, unfinished, until_finished};
 use crate::support::{Client, Engine, until, until_true};
 
 const UPLOADS: usize = 8;
@@ -83,12 +83,14 @@ impl Upload {
         let mut resumed = 0;
         loop {
             let offset = until("the engine to be there", async || self.offset().await).await;
+            // At its total it is in its place, and only the answer was lost: the last byte is answered with it again.
+            let offset = offset.min(self.content.len() - 1);
             match self.send(offset).await {
                 Ok((200 | 201, object)) => {
                     assert_eq!(object["sha256"], sha256(&self.content), "{object}");
                     return resumed;
                 }
-                // It was complete already, and its answer was lost.
+                // What is left of the broken request still writes.
                 Ok((409, _)) | Err(_) => resumed += 1,
                 Ok((status, body)) => panic!("{status}: {body}"),
             }
@@ -233,4 +235,33 @@ async fn a_full_disk_is_told_and_nothing_is_left_on_it() {
 /// What a resumable upload keeps until it is resumed or expires.
 fn is_upload(path: &Path) -> bool {
     path.to_string_lossy().starts_with(".dxflow-")
+}
+
+#[tokio::test]
+async fn an_upload_whose_last_answer_was_lost_is_finished_by_its_last_byte() {
+    let mut engine = Engine::start().await;
+    let content = bytes(3, 100_000);
+    let path = "/object/fs/upload/?identity=late&upload=x";
+    let part = |client: &Client, from: usize, to: usize| {
+        let range = format!("bytes {from}-{}/100000", to - 1);
+        client.put(path).header("content-range", &range).body(content[from..to].to_vec())
+    };
+    part(&engine.master(), 0, 50_000).send().await.expect(200);
+    engine.kill().await;
+    // As an engine leaves it that dies after the last byte was written and before the file has its name.
+    let own = unfinished(&engine.volume()).pop().expect("the file of the upload");
+    std::fs::write(engine.volume().join(&own), &content).expect("written");
+    engine.boot().await;
+    assert!(!engine.volume().join("late").exists());
+    let head = engine.master().head(path).send().await;
+    assert_eq!((head.header("upload-offset"), head.header("upload-length")), ("99999", "100000"));
+    part(&engine.master(), 50_000, 100_000).send().await.refusal(409);
+    let placed = part(&engine.master(), 99_999, 100_000).send().await.expect(201);
+    assert_eq!(placed["sha256"], sha256(&content));
+    assert_eq!(std::fs::read(engine.volume().join("late")).expect("there"), content);
+    // Now it is there, and stands at its total; the answer can be had again.
+    let head = engine.master().head(path).send().await;
+    assert_eq!(head.header("upload-offset"), "100000");
+    let again = part(&engine.master(), 99_999, 100_000).send().await;
+    assert_eq!(again.expect(201)["sha256"], sha256(&content));
 }

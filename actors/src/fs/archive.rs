@@ -6,7 +6,7 @@
 //! directory of the engine's own, which then takes its place in one step; into a directory that is there already the
 //! entries are moved one by one, and moved back if one cannot be.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -64,8 +64,20 @@ const DEPTH_MAX: usize = 1024;
 
 fn zip_failed(error: zip::result::ZipError) -> FsError {
     match error {
-        zip::result::ZipError::Io(error) => FsError::io(&error, "the archive"),
+        zip::result::ZipError::Io(error) => unreadable(&error),
         other => FsError::Archive { entry: "(archive)".into(), reason: other.to_string() },
+    }
+}
+
+/// What an error in reading or writing an archive means. An end where the archive says more follows, or an offset that no
+/// file can have (`EINVAL` of lseek(2)), is the archive's fault; what else the system says is not.
+fn unreadable(error: &std::io::Error) -> FsError {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        None | Some(Errno::INVAL) => FsError::Archive {
+            entry: "(archive)".into(),
+            reason: format!("it is cut off, or its offsets lead elsewhere: {error}"),
+        },
+        Some(_) => FsError::io(error, "the archive"),
     }
 }
 
@@ -315,7 +327,7 @@ pub(super) fn unpack(
 
 /// Opens the archive's directory, whose number of entries is looked at before any memory is taken for it.
 fn open_archive(file: &File, limits: Limits) -> Result<ZipArchive<BufReader<&File>>, FsError> {
-    let announced = announced_entries(file).map_err(|error| FsError::io(&error, "the archive"))?;
+    let announced = announced_entries(file).map_err(|error| unreadable(&error))?;
     match announced {
         None => {
             return Err(FsError::Archive { entry: "(archive)".into(), reason: "it is not a zip archive".into() });
@@ -331,7 +343,44 @@ fn open_archive(file: &File, limits: Limits) -> Result<ZipArchive<BufReader<&Fil
         }
         Some(_) => {}
     }
-    ZipArchive::new(BufReader::with_capacity(64 * 1024, file)).map_err(zip_failed)
+    let archive = ZipArchive::new(BufReader::with_capacity(64 * 1024, file)).map_err(zip_failed)?;
+    no_name_twice(file, archive.central_directory_start(), archive.len(), limits)?;
+    Ok(archive)
+}
+
+/// Refuses an archive whose directory has a name twice. The reader keeps the last entry of each name and says nothing;
+/// another program may take the first, and see another archive. Its directory is therefore gone through once more, as
+/// bytes (APPNOTE 4.3.12): there must be as many entries as the reader has found.
+fn no_name_twice(file: &File, start: u64, found: usize, limits: Limits) -> Result<(), FsError> {
+    let refused = |entry: String, reason: &str| Err(FsError::Archive { entry, reason: reason.into() });
+    let mut directory = BufReader::with_capacity(64 * 1024, file);
+    directory.seek(SeekFrom::Start(start)).map_err(|error| unreadable(&error))?;
+    let mut seen: HashSet<Vec<u8>> = HashSet::with_capacity(found);
+    let mut count = 0_usize;
+    loop {
+        let mut header = [0; 46];
+        match directory.read_exact(&mut header) {
+            Ok(()) if header.starts_with(b"PK\x01\x02") => {}
+            // What follows the last entry.
+            Ok(()) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(unreadable(&error)),
+        }
+        let length = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
+        let mut name = vec![0; length(28)];
+        directory.read_exact(&mut name).map_err(|error| unreadable(&error))?;
+        let rest = i64::try_from(length(30) + length(32)).expect("two short lengths");
+        directory.seek_relative(rest).map_err(|error| unreadable(&error))?;
+        count += 1;
+        if count as u64 > limits.entries {
+            return refused("(archive)".into(), "it has more entries than it says");
+        }
+        if let Some(name) = seen.replace(name) {
+            let name = String::from_utf8_lossy(&name).escape_debug().take(200).collect();
+            return refused(name, "it is there twice");
+        }
+    }
+    if count == found { Ok(()) } else { refused("(archive)".into(), "its directory has not the entries that it says") }
 }
 
 /// How many entries an archive says it has: the end of its central directory (APPNOTE 4.3.16), or the ZIP64 one before it

@@ -7,6 +7,8 @@
 
 mod archive;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod list;
 mod path;
 mod resume;
@@ -166,6 +168,7 @@ pub struct PartWriting {
     files: Files,
     plan: Plan,
     part: Part,
+    claim: Arc<resume::Claim>,
 }
 
 impl std::fmt::Debug for PartWriting {
@@ -472,19 +475,19 @@ impl Files {
         let permit = self.permit()?;
         let plan = upload.plan(&self.inner.settings.get());
         plan.path.split("replaced")?;
-        let claim = self.inner.busy.claim(&plan.path, &part.upload)?;
+        let claim = Arc::new(self.inner.busy.claim(&plan.path, &part.upload)?);
         let mut file = match resume::begin(&self.inner.store, self.volume()?, &plan, &part).await? {
             resume::Ready::Write(file) => file,
             resume::Ready::Placed(uploaded) => return Ok(PartSink::Complete(Box::new(uploaded))),
         };
-        let (writing, of) = (plan.clone(), part.clone());
+        let (writing, of, held) = (plan.clone(), part.clone(), Arc::clone(&claim));
         let sink = Sink::start(move |source| {
             // The claim ends with the writing, not with the connection: a client that comes back while the last bytes of
             // the broken one are still being written is told to wait.
-            let _kept = (permit, claim);
+            let _kept = (permit, held);
             resume::write(&mut file, &writing, &of, source)
         });
-        Ok(PartSink::Wanted(Box::new(PartWriting { sink, files: self.clone(), plan, part })))
+        Ok(PartSink::Wanted(Box::new(PartWriting { sink, files: self.clone(), plan, part, claim })))
     }
 
     /// Removes uploads that nobody has gone on with for as long as is configured.
@@ -602,12 +605,12 @@ impl PartWriting {
     /// # Errors
     /// What went wrong; what had come by then is kept.
     pub async fn finish(self) -> Result<PartDone, FsError> {
-        let Self { sink, files, plan, part } = self;
+        let Self { sink, files, plan, part, claim } = self;
         let offset = sink.finish().await?;
         if offset < part.total {
             return Ok(PartDone::Partial(Progress { offset, total: part.total }));
         }
-        let uploaded = resume::place(&files.inner.store, files.volume()?, &plan, &part).await?;
+        let uploaded = resume::place(&files.inner.store, files.volume()?, &plan, &part, &claim).await?;
         Ok(PartDone::Complete(uploaded))
     }
 }

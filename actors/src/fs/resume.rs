@@ -180,6 +180,13 @@ fn is_placed(volume: &Volume, path: &ObjectPath, row: &Row) -> bool {
     row.placing.is_some_and(|inode| volume.look(path).is_ok_and(|stat| stat.st_ino == inode))
 }
 
+/// Where the next part begins. An upload all of whose bytes came, but whose engine or client died before it was in its
+/// place, asks for its last byte again: every upload ends with a part that puts it there, and only one that is there
+/// stands at its total.
+fn stands_at(length: u64, total: u64) -> u64 {
+    length.min(total.saturating_sub(1))
+}
+
 /// How far an upload is; `None` when there is none of that name.
 pub(super) async fn progress(
     store: &Store,
@@ -190,8 +197,8 @@ pub(super) async fn progress(
     let Some(row) = row_of(store, path, upload).await? else { return Ok(None) };
     match open(volume, path, &row.file, false) {
         Ok((file, _)) => {
-            let offset = file.metadata().map_err(|error| FsError::io(&error, &path.to_string()))?.len();
-            Ok(Some(Progress { offset, total: row.total }))
+            let length = file.metadata().map_err(|error| FsError::io(&error, &path.to_string()))?.len();
+            Ok(Some(Progress { offset: stands_at(length, row.total), total: row.total }))
         }
         Err(FsError::NotFound(_)) if is_placed(volume, path, &row) => {
             Ok(Some(Progress { offset: row.total, total: row.total }))
@@ -225,9 +232,14 @@ pub(super) async fn begin(store: &Store, volume: &Volume, plan: &Plan, part: &Pa
         }
         match open(volume, path, &row.file, false) {
             Ok((file, _)) => {
-                let offset = file.metadata().map_err(|error| FsError::io(&error, &path.to_string()))?.len();
+                let wrong = |error: &std::io::Error| FsError::io(error, &path.to_string());
+                let length = file.metadata().map_err(|error| wrong(&error))?.len();
+                let offset = stands_at(length, row.total);
                 if offset != part.start {
                     return Err(FsError::Offset { offset });
+                }
+                if length > offset {
+                    file.set_len(offset).map_err(|error| wrong(&error))?;
                 }
                 // Touched: it does not expire while somebody goes on with it.
                 keep(store, path, &part.upload, row.clone()).await?;
@@ -283,16 +295,24 @@ pub(super) fn write(file: &mut File, plan: &Plan, part: &Part, source: &mut Sour
     Ok(part.start + written)
 }
 
-/// Puts a complete upload in its place.
-pub(super) async fn place(store: &Store, volume: &Volume, plan: &Plan, part: &Part) -> Result<Uploaded, FsError> {
+/// Puts a complete upload in its place. The claim is held by the work itself: a client that comes back must not write to
+/// the file while what is left of its broken connection hashes or renames it.
+pub(super) async fn place(
+    store: &Store,
+    volume: &Volume,
+    plan: &Plan,
+    part: &Part,
+    claim: &Arc<Claim>,
+) -> Result<Uploaded, FsError> {
     let path = plan.path.clone();
     let mut row = row_of(store, &path, &part.upload)
         .await?
         .ok_or_else(|| FsError::Conflict("the upload has expired; begin it again".into()))?;
     let (hashing, name, wanted) = (volume.clone(), row.file.clone(), plan.sha256);
     let hashed = crate::call::blocking({
-        let path = path.clone();
+        let (path, claim) = (path.clone(), Arc::clone(claim));
         move || {
+            let _kept = claim;
             let (file, directory) = open(&hashing, &path, &name, false)?;
             let wrong = |error: &std::io::Error| FsError::io(error, &path.to_string());
             let sha256 = digest(&file).map_err(|error| wrong(&error))?;
@@ -310,8 +330,9 @@ pub(super) async fn place(store: &Store, volume: &Volume, plan: &Plan, part: &Pa
     row.placing = Some(inode);
     row.sha256 = Some(sha256.clone());
     keep(store, &path, &part.upload, row.clone()).await?;
-    let (volume, plan) = (volume.clone(), plan.clone());
+    let (volume, plan, claim) = (volume.clone(), plan.clone(), Arc::clone(claim));
     let placed = crate::call::blocking(move || {
+        let _kept = claim;
         let (parent, name) = plan.path.split("replaced")?;
         let directory = volume.directory(&parent)?;
         let system = |error| FsError::system(error, &plan.path.to_string());

@@ -8,6 +8,7 @@ pub mod objects;
 pub mod process;
 pub mod proxy;
 pub mod socket;
+pub mod wire;
 
 use std::future::Future;
 use std::io::{BufRead, BufReader, Write};
