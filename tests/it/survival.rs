@@ -224,6 +224,32 @@ async fn a_recording_goes_on_after_a_kill_without_a_gap() {
     let mut seen = Seen::default();
     seen.take("the recording", text.as_bytes());
     assert!(seen.next > 50);
+    asciinema_reads_it(&engine, &name).await;
+}
+
+/// asciinema prints and plays a recording that has been through all that, to its last whole line.
+async fn asciinema_reads_it(engine: &Engine, name: &str) {
+    let mut cast = engine.get(&format!("/shell/recording/{name}")).await.text();
+    cast.truncate(cast.rfind('\n').map_or(0, |end| end + 1));
+    let path = engine.scratch().join("recording.cast");
+    std::fs::write(&path, &cast).expect("written");
+    let events = cast.lines().skip(1).map(|line| serde_json::from_str(line).expect("each line is an event"));
+    let output = events.filter(|event: &serde_json::Value| event[1] == "o");
+    let output: String = output.map(|event| event[2].as_str().expect("text").to_owned()).collect();
+    // In a terminal, as it wants one.
+    let env = json!({"HOME": engine.home(), "LANG": "C.UTF-8"});
+    engine.post("/shell/", json!({"identity": "player", "config": {"command": "sh", "env": env}})).await.expect(201);
+    for arguments in ["cat", "play --speed 100000 --idle-time-limit 0.001"] {
+        let command = format!("asciinema {arguments} {}", path.display());
+        let body = json!({"identity": "player", "command": command, "wait": true, "timeout": "60s"});
+        let result = engine.put("/shell/execute/", body).await.expect(200);
+        if result["exit_code"] == 127 {
+            return;
+        }
+        assert_eq!(result["exit_code"], 0, "{arguments}: {result}");
+        let shown = result["output"].as_str().expect("text").replace('\r', "");
+        assert!(shown.contains(&output.replace('\r', "")), "{arguments}: {shown:?}");
+    }
 }
 
 #[tokio::test]

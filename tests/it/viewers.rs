@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::proxy::Proxy;
 use crate::support::socket::{Event, Socket};
-use crate::support::{Engine, process, within};
+use crate::support::{Engine, process, until, within};
 
 /// What ends every flood.
 const END: &[u8] = b"the-end\r\n";
@@ -28,15 +28,21 @@ fn line(number: usize) -> String {
 
 /// A shell that writes so many lines once a line is typed, and then stays.
 async fn flood(engine: &Engine, identity: &str, lines: usize) {
+    flood_as(engine, identity, lines, false).await;
+}
+
+/// As [`flood`], perhaps recorded; the recording's name.
+async fn flood_as(engine: &Engine, identity: &str, lines: usize, record: bool) -> Option<String> {
     let fill = "x".repeat(LINE - 11);
     // awk writes in large pieces, so that it is not what limits the flood.
     let program =
         format!("BEGIN {{ for (i = 0; i < {lines}; i++) printf \"%08d %s\\n\", i, \"{fill}\"; print \"the-end\" }}");
     let script = format!("stty -echo; echo ready; read x; awk '{program}'; exec cat");
-    let config = json!({"command": "sh", "args": ["-c", script], "columns": 120, "rows": 30});
-    engine.post("/shell/", json!({"identity": identity, "config": config})).await.expect(201);
+    let config = json!({"command": "sh", "args": ["-c", script], "columns": 120, "rows": 30, "record": record});
+    let made = engine.post("/shell/", json!({"identity": identity, "config": config})).await.expect(201);
     let (mut socket, _) = Socket::attach(engine, identity, "?since=0").await;
     socket.read_until(b"ready\r\n").await;
+    made["recording"].as_str().map(str::to_owned)
 }
 
 /// What one has of a flood: the bytes since the last snapshot, that included.
@@ -183,6 +189,44 @@ async fn late_screen(mut socket: Socket) -> (usize, Vec<u8>) {
         }
     }
     (gaps, screen)
+}
+
+/// The output in a recording, up to its last whole line.
+fn recorded(cast: &str) -> String {
+    let events = cast.lines().skip(1).filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.filter(|event| event[1] == "o").map(|event| event[2].as_str().expect("text").to_owned()).collect()
+}
+
+/// Tells what recording costs a flood; the long form alone says something.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_flood_is_recorded_whole() {
+    let (lines, rounds) = if long() { (500_000, 5) } else { (20_000, 1) };
+    // As much as the recorder may be behind.
+    let engine = Engine::options().config("[shell]\nlog_size = \"64MiB\"").start().await;
+    let mut best = [Duration::MAX; 2];
+    for round in 0..rounds {
+        for (record, best) in [false, true].into_iter().zip(&mut best) {
+            let identity = format!("flood-{round}-{record}");
+            let name = flood_as(&engine, &identity, lines, record).await;
+            let (mut socket, _) = Socket::attach(&engine, &identity, "").await;
+            socket.type_bytes(b"go\r").await;
+            let seen = Seen::default().follow(socket, Instant::now()).await;
+            *best = seen.took.min(*best);
+            if let Some(name) = name {
+                let path = format!("/shell/recording/{name}");
+                let text = until("the recording's end", async || {
+                    let text = recorded(&engine.get(&path).await.text());
+                    text.ends_with("the-end\r\n").then_some(text)
+                })
+                .await;
+                let expected: String = (0..lines).map(line).collect();
+                assert!(text == format!("ready\r\n{expected}the-end\r\n"), "{} bytes", text.len());
+            }
+            engine.delete("/shell/", json!({"identity": identity})).await.expect(200);
+        }
+    }
+    let cost = best[1].as_secs_f64() / best[0].as_secs_f64() - 1.0;
+    println!("the best of {rounds}: {:?} not recorded, {:?} recorded; {:.1} % more", best[0], best[1], cost * 100.0);
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ const MARK_EVERY: u64 = 256 << 10;
 const SILENCE: Duration = Duration::from_millis(200);
 /// The most output in one event.
 const CHUNK: usize = 32 << 10;
+/// How long output is gathered for the next event. What a flood writes in that time is far less than the ring keeps.
+const GATHER: Duration = Duration::from_millis(2);
 /// The marker's label before the offset.
 const MARK: &str = "dxflow-offset ";
 
@@ -198,7 +200,13 @@ async fn record(session: Arc<Session>, path: PathBuf, scrollback: usize, with_in
             }
         };
         match event {
-            Event::Output => cast.output(&buffer).map_err(failed)?,
+            Event::Output => {
+                cast.output(&buffer).map_err(failed)?;
+                if buffer.len() < CHUNK {
+                    // A pty gives 4 KiB at a time; an event for each would cost a flood more than its bytes do.
+                    tokio::time::sleep(GATHER).await;
+                }
+            }
             Event::Resized { columns, rows } => cast.resize(columns, rows).map_err(failed)?,
             Event::Gap { from, to, snapshot } => {
                 cast.mark(&format!("{} bytes were lost here", to - from)).map_err(failed)?;
@@ -290,6 +298,11 @@ impl Cast {
     }
 
     fn output(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.tail.is_empty()
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            return if text.is_empty() { Ok(()) } else { self.event("o", text) };
+        }
         let mut whole = std::mem::take(&mut self.tail);
         whole.extend_from_slice(bytes);
         let mut text = String::with_capacity(whole.len());

@@ -4,11 +4,12 @@
 //! [`Modes`] keeps what it does not. A snapshot begins with a hard reset (`ESC c`), so that it is right for a terminal that
 //! has been used too; it never holds a query, since the answer would be typed into the shell.
 //!
-//! Not kept: hyperlinks, a changed palette, images, underline styles and colours beyond plain underline.
+//! Not kept: combining marks and joiners (the character before them stays), hyperlinks, a changed palette, images, underline styles and colours beyond plain underline.
 
 use std::fmt::Write as _;
 
 use avt::{Color, Pen, ScreenKind, Terminal};
+use unicode_width::UnicodeWidthChar;
 
 use super::modes::Modes;
 
@@ -66,10 +67,20 @@ impl Screen {
     }
 
     fn feed_text(&mut self, text: &str) {
-        if text.contains(DELETE) {
-            // Terminals do nothing at it; the emulator would show it.
-            return text.split(DELETE).for_each(|piece| self.feed_text(piece));
+        let mut rest = text;
+        while let Some((at, next)) = next_invisible(rest) {
+            self.feed_visible(&rest[..at]);
+            let after = at + next.len_utf8();
+            // In a title a mark is text like any other.
+            if next != DELETE && !self.modes.is_ground() {
+                self.feed_visible(&rest[at..after]);
+            }
+            rest = &rest[after..];
         }
+        self.feed_visible(rest);
+    }
+
+    fn feed_visible(&mut self, text: &str) {
         let most = self.most_repeats();
         let mut rest = text;
         while let Some(end) = self.modes.feed(rest, most) {
@@ -217,6 +228,17 @@ thread_local! {
         .expect("there is one row")
         .cells()[0]
         .pen();
+}
+
+/// The next character that takes no column: the emulator would give it one, and shift the rest of its line. Terminals do
+/// nothing at DEL. Combining marks, joiners and variation selectors belong to the character before them; a cell of the
+/// emulator has no room for them.
+fn next_invisible(text: &str) -> Option<(usize, char)> {
+    if text.is_ascii() {
+        return text.find(DELETE).map(|at| (at, DELETE));
+    }
+    // A soft hyphen has a column in terminals.
+    text.char_indices().find(|(_, next)| *next == DELETE || *next > '\u{ad}' && next.width() == Some(0))
 }
 
 /// Whether `bytes` can be the beginning of a character.

@@ -47,6 +47,26 @@ fn colours_and_repeats_are_written_for_every_terminal() {
 }
 
 #[test]
+fn what_takes_no_column_shifts_nothing() {
+    for (text, shown) in [
+        ("e\u{301}x", "ex"),
+        ("\u{26a0}\u{fe0f} x", "\u{26a0} x"),
+        ("\u{1f468}\u{200d}\u{1f469}x", "\u{1f468}\u{1f469}x"),
+        ("\u{301}x\u{7f}y\u{feff}z", "xyz"),
+        ("\u{1b}]2;e\u{301}\u{7}x", "x"),
+    ] {
+        for size in [1, 100] {
+            let mut screen = Screen::new(10, 2, 0);
+            text.as_bytes().chunks(size).for_each(|piece| screen.feed(piece));
+            assert_eq!(screen.terminal.screen().line(0).expect("a line").text().trim_end(), shown, "{text:?}");
+        }
+    }
+    let mut titled = Screen::new(10, 2, 0);
+    titled.feed("\u{1b}]2;e\u{301}\u{7f}\u{7}".as_bytes());
+    assert_eq!(titled.modes.title(), Some("e\u{301}"));
+}
+
+#[test]
 fn what_the_fuzzer_found_stays_right() {
     // The fuzzer's seeds, and what it found: a character that is not ASCII within a sequence.
     for file in std::fs::read_dir("../tests/fuzz/seeds/terminal").expect("the seeds").flatten() {
