@@ -41,8 +41,8 @@ if ! { have docker && docker version >/dev/null 2>&1; }; then
   if ! have dockerd; then
     say "installing docker.io"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends docker.io iptables >/dev/null
+    apt-get -o DPkg::Lock::Timeout=600 update -qq
+    apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends docker.io iptables >/dev/null
   fi
   say "starting dockerd"
   setsid dockerd >/tmp/dockerd.log 2>&1 </dev/null &
