@@ -204,3 +204,15 @@ async fn a_download_of_a_directory_is_such_an_archive_too() {
     run("unzip", &["-q", "t.zip", "-d", "out"], engine.scratch());
     assert_eq!(tree(&engine.scratch().join("out/t")), tree(&top));
 }
+
+#[tokio::test]
+async fn names_that_an_archive_cannot_tell_apart_are_refused() {
+    let engine = Engine::start().await;
+    std::fs::create_dir(engine.volume().join("t")).expect("made");
+    std::fs::write(engine.volume().join("t/a\\b"), "one").expect("written");
+    engine.put("/object/fs/zip/", json!({ "identity": "t" })).await.expect(200);
+    std::fs::write(engine.volume().join("t/a_b"), "two").expect("written");
+    let detail = engine.put("/object/fs/zip/", json!({ "identity": "t", "destination": "u.zip" })).await.refusal(422);
+    assert!(detail.contains("a\\b"), "{detail}");
+    assert!(!engine.volume().join("u.zip").exists());
+}

@@ -227,6 +227,16 @@ impl Level {
             }
         }
         names.sort_unstable();
+        // Rare, so that nothing is kept for it where no name has a backslash.
+        for name in names.iter().filter(|name| name.contains(&b'\\')) {
+            let alike = |other: &&Vec<u8>| *other != name && archived(other) == archived(name);
+            if names.iter().any(|other| alike(&other)) {
+                return Err(FsError::Archive {
+                    entry: format!("{prefix}{}", escape(name)),
+                    reason: "an archive holds no backslash, and with `_` in its place the name is another's".into(),
+                });
+            }
+        }
         Ok(Self { directory, prefix, names: names.into_iter() })
     }
 }

@@ -40,18 +40,6 @@ pub(crate) enum Workflow {
     /// Its containers.
     #[command(visible_alias = "ps")]
     Containers { identity: String },
-    /// Apply a new file to it.
-    Update {
-        identity: String,
-        /// The compose file, here.
-        #[arg(value_hint = ValueHint::FilePath, required_unless_present = "source")]
-        file: Option<PathBuf>,
-        /// The compose file, among the engine's objects.
-        #[arg(long, conflicts_with = "file")]
-        source: Option<String>,
-    },
-    /// Go back to an earlier file.
-    Rollback { identity: String, revision: Option<u64> },
     /// Remove workflows: containers and networks.
     #[command(visible_alias = "rm")]
     Remove {

@@ -47,18 +47,6 @@ pub(crate) async fn run(command: Workflow, client: &Client, output: Output) -> D
             let containers = client.value(call).await?;
             if output.json { output.json(&containers) } else { output.table(&container_table(&containers)) }
         }
-        Workflow::Update { identity, file, source } => {
-            let mut body = Map::from_iter([("identity".to_owned(), Value::from(identity))]);
-            put_file(&mut body, file.as_deref(), source.as_deref())?;
-            changed(Call::put("/workflow/compose/update/").json(&body), client, output).await
-        }
-        Workflow::Rollback { identity, revision } => {
-            let mut body = json!({ "identity": identity });
-            if let Some(revision) = revision {
-                body["revision"] = revision.into();
-            }
-            changed(Call::put("/workflow/compose/rollback/").json(&body), client, output).await
-        }
         Workflow::Remove { identities, volumes, no_stop } => {
             let mut body = match identities.as_slice() {
                 [identity] => json!({ "identity": identity }),
@@ -227,24 +215,6 @@ fn failures(result: &Value) -> Done {
     let failed = |entry: &Value| entry.get("error").is_some_and(|error| !error.is_null());
     let parts = ["services", "containers", "results"].iter().filter_map(|name| result.get(*name)?.as_array());
     if failed(result) || parts.flatten().any(failed) { Err(CliError::Exit(REFUSED)) } else { Ok(()) }
-}
-
-async fn changed(call: Call, client: &Client, output: Output) -> Done {
-    let answer = client.value(call).await?;
-    if output.json {
-        return output.json(&answer);
-    }
-    output.properties(&[
-        ("identity", cell(&answer["identity"])),
-        ("revision", cell(&answer["revision"])),
-        ("state", cell(&answer["state"])),
-    ])?;
-    let plan = &answer["plan"];
-    if plan.as_array().is_some_and(Vec::is_empty) {
-        output.note("nothing had to change");
-        return Ok(());
-    }
-    output.table(&plan_table(plan))
 }
 
 fn show(workflow: &Value, output: Output) -> Done {
