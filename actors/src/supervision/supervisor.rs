@@ -406,7 +406,6 @@ async fn start(spec: &ChildSpec, supervisor: ActorCell) -> Result<ActorCell, Str
     }
 }
 
-/// Ends a child: gracefully within its deadline (its queue is handled, its `post_stop` runs), then by force.
 /// Says in the log which child took long, since all others wait for it.
 fn note_slow(child: &str, to: &str, since: Instant) {
     let took = since.elapsed();
@@ -415,6 +414,7 @@ fn note_slow(child: &str, to: &str, since: Instant) {
     }
 }
 
+/// Ends a child: gracefully within its deadline (its queue is handled, its `post_stop` runs), then by force.
 async fn stop(cell: &ActorCell, deadline: Duration) {
     if matches!(cell.get_status(), ActorStatus::Stopped) {
         return;
