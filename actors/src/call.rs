@@ -244,6 +244,16 @@ impl<M: Message> Handle<M> {
     }
 }
 
+/// Ends a task when it is dropped, at the task's next await.
+#[derive(Debug)]
+pub(crate) struct AbortOnDrop(pub(crate) tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Runs `work` on a blocking thread; a panic in it is an error, not an abort of the caller.
 ///
 /// # Errors

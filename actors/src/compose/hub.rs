@@ -15,9 +15,10 @@ use futures_util::StreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
+use super::Settings;
 use super::body::label;
 use super::error::WorkflowError;
-use super::{AbortOnDrop, Settings};
+use crate::call::AbortOnDrop;
 use crate::live::Live;
 use crate::store::{Store, StoreError};
 use crate::supervision::ChildSpec;

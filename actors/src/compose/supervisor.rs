@@ -12,7 +12,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::error::WorkflowError;
 use super::handle::{Entry, Workflows};
 use super::hub::{DockerEvent, Happened};
-use super::{AbortOnDrop, Outcome, Progress};
+use super::{Outcome, Progress};
+use crate::call::AbortOnDrop;
 use crate::call::Reply;
 use crate::supervision::{ChildSpec, Restart};
 

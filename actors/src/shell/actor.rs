@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::OwnedMutexGuard;
-use tokio::task::AbortHandle;
 
 use super::error::ShellError;
 use super::messages::ShellMsg;
@@ -23,6 +22,7 @@ use super::pump::Pump;
 use super::session::Session;
 use super::timeline::{Base, Timeline};
 use super::{Settings, recording};
+use crate::call::AbortOnDrop;
 use crate::keeper::{Adopted, Keeper, KeeperError, Scope, Status, Usage};
 use crate::live::Live;
 use crate::time::unix_now;
@@ -53,15 +53,6 @@ pub(crate) struct ShellState {
     pump: Option<AbortOnDrop>,
     pumps: u64,
     recorder: Option<AbortOnDrop>,
-}
-
-/// Ends a task when it is dropped, at the task's next await.
-pub(crate) struct AbortOnDrop(pub(crate) AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Actor for Shell {

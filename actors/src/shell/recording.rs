@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Settings;
-use super::actor::AbortOnDrop;
 use super::error::ShellError;
 use super::session::Session;
 use super::viewer::{Builders, Event, Viewer};
+use crate::call::AbortOnDrop;
 use crate::call::blocking;
 use crate::ids::ShellId;
 use crate::time::unix_now;

@@ -10,9 +10,9 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::broadcast;
 
-use super::actor::AbortOnDrop;
 use super::handle::Shells;
 use super::messages::ShellMsg;
+use crate::call::AbortOnDrop;
 use crate::keeper::{KeeperEvent, Record};
 use crate::supervision::{ChildSpec, Strategy, Supervisor, SupervisorSpec};
 
