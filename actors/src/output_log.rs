@@ -5,7 +5,7 @@
 //! on exactly where the old one ended.
 //!
 //! # Layout
-//! A header page, then `capacity` bytes of ring; the byte of offset `o` is at `o % capacity`.
+//! A header of 64 bytes, then `capacity` bytes of ring; the byte of offset `o` is at `o % capacity`.
 //!
 //! | header field | meaning |
 //! |---|---|
@@ -33,16 +33,18 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// The header has a page of its own, so that the ring is aligned.
-const HEADER_SIZE: usize = 4096;
-/// `dxflog1` and a version.
-const MAGIC: u64 = u64::from_le_bytes(*b"dxflog1\0");
+/// The ring begins in the header's page: the log of a shell that says little takes one page.
+const HEADER_SIZE: usize = 64;
+/// What a ring's size is a multiple of.
+const PAGE: u64 = 4096;
+/// `dxflog` and the version of the layout.
+const MAGIC: u64 = u64::from_le_bytes(*b"dxflog2\0");
 /// The smallest ring: smaller ones would turn over with every read of a pty.
 pub const MIN_CAPACITY: u64 = 16 << 10;
 /// The largest ring.
 pub const MAX_CAPACITY: u64 = 1 << 30;
 
-/// The first page of the memory. All zero is a valid, empty log apart from `magic` and `capacity`.
+/// The first bytes of the memory. All zero is a valid, empty log apart from `magic` and `capacity`.
 #[repr(C)]
 struct Header {
     magic: AtomicU64,
@@ -53,6 +55,8 @@ struct Header {
     pending: AtomicU64,
     reserved: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Header>() <= HEADER_SIZE);
 
 /// The bytes that were asked for have left the ring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -97,7 +101,7 @@ impl Mapping {
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: the mapping begins with a whole page, is page-aligned, and a header is nothing but atomics.
+        // SAFETY: the mapping is longer than a header and page-aligned, and a header is nothing but atomics.
         unsafe { self.start.cast::<Header>().as_ref() }
     }
 
@@ -137,13 +141,14 @@ impl Drop for Mapping {
 /// # Errors
 /// What the system says when there is no memory or no descriptor left.
 pub fn create_memory(capacity: u64) -> io::Result<OwnedFd> {
-    let capacity = capacity.clamp(MIN_CAPACITY, MAX_CAPACITY).next_multiple_of(HEADER_SIZE as u64);
+    let capacity = capacity.clamp(MIN_CAPACITY, MAX_CAPACITY).next_multiple_of(PAGE);
     let memory = rustix::fs::memfd_create("dxflow-output", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::ftruncate(&memory, HEADER_SIZE as u64 + capacity)?;
     rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW)?;
-    let mut start = [0_u8; 16];
-    start[..8].copy_from_slice(&MAGIC.to_ne_bytes());
-    start[8..].copy_from_slice(&capacity.to_ne_bytes());
+    // Fresh memory is zero: the whole first round needs no zeroing, and touches no page before it is filled.
+    let fields = [MAGIC, capacity, 0, 0, capacity];
+    let mut start = [0_u8; 40];
+    start.as_chunks_mut::<8>().0.iter_mut().zip(fields).for_each(|(at, field)| *at = field.to_ne_bytes());
     let written = rustix::io::pwrite(&memory, &start, 0)?;
     if written != start.len() {
         return Err(io::ErrorKind::WriteZero.into());

@@ -18,8 +18,8 @@ use super::request::Request;
 
 /// The subprotocol with control messages.
 pub(crate) const PTY_V1: &str = "dxflow.pty.v1";
-/// How much is read from a socket at once.
-const READ_BUFFER: usize = 4 << 10;
+/// How much is read from a socket at once: a few keys, or a piece of what is pasted. Every open socket holds this much.
+const READ_BUFFER: usize = 1 << 10;
 /// How long a client may take from 101 to a connection.
 const UPGRADE: Duration = Duration::from_secs(10);
 

@@ -161,12 +161,13 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The file into which a process writes itself.
+    /// Its directory, to start a process in it.
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub(super) fn entrance(&self) -> io::Result<OwnedFd> {
-        Ok(rustix::fs::open(self.directory.join("cgroup.procs"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
+    pub(super) fn open(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&self.directory, flags, Mode::empty())?)
     }
 
     /// The processes in it.

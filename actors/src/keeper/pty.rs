@@ -1,6 +1,7 @@
 //! Opens a terminal and starts a program on it: the only place of the keeper that needs `unsafe`.
 //!
-//! The pty is opened and sized with portable-pty. The program is started the way `posix_spawn` does it, `clone` with
+//! The pty is opened and sized with portable-pty. The program is started the way `posix_spawn` does it, `clone` (or
+//! `clone3`, which begins in a cgroup: moving there later waits for the whole machine, milliseconds) with
 //! `CLONE_VM | CLONE_VFORK` on a stack of its own, and not with portable-pty's `spawn_command`, which forks the whole
 //! address space, lists `/dev/fd` and loses the error of `exec`. Written out here it can do what `posix_spawn` cannot:
 //! enter a cgroup before the program's first instruction, restore limits, and say exactly which step failed. The cost
@@ -14,6 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use portable_pty::{MasterPty, PtyPair, PtySize, native_pty_system};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Resource, Rlimit};
 use rustix::termios::{InputModes, OptionalActions};
 
@@ -21,6 +23,9 @@ use super::types::{Status, Usage};
 
 /// The child's stack between `clone` and `exec`: it runs a handful of system calls.
 const CHILD_STACK: usize = 64 << 10;
+/// `clone3` begins in a cgroup; the C library's crate has it in a type that is too narrow.
+#[cfg(target_arch = "x86_64")]
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
 /// The highest signal number.
 const LAST_SIGNAL: c_int = 64;
 /// The length of the kernel's signal set, in bytes.
@@ -155,7 +160,7 @@ impl Launch {
         })
     }
 
-    /// Starts the program as the leader of a new session on the terminal, in the cgroup whose `cgroup.procs` is given.
+    /// Starts the program as the leader of a new session on the terminal, in the cgroup whose directory is given.
     /// It gets exactly its environment, the terminal as 0, 1 and 2 and no other descriptor, no ignored and no blocked
     /// signal, and `open_files` as its soft limit of open files. Returns when it has been executed, or has failed to.
     ///
@@ -188,38 +193,14 @@ impl Launch {
             envp: envp.as_ptr(),
             cwd: self.cwd.as_ptr(),
             tty: tty.as_ptr(),
-            cgroup: cgroup.map_or(-1, |fd| fd.as_raw_fd()),
+            cgroup: -1,
             limit: wanted.map(|limit| libc::rlimit {
                 rlim_cur: limit.current.unwrap_or(libc::RLIM_INFINITY),
                 rlim_max: limit.maximum.unwrap_or(libc::RLIM_INFINITY),
             }),
             failed: None,
         };
-        let mut stack: Vec<u128> = Vec::with_capacity(CHILD_STACK / size_of::<u128>());
-        let mut pidfd: c_int = -1;
-        let pid = {
-            let _blocked = SignalsBlocked::new();
-            // SAFETY: the child runs `child_main` on `stack`, which is large enough, 16-aligned and outlives it:
-            // `CLONE_VFORK` suspends this thread until the child has executed the program or ended. It shares our memory
-            // but writes only to its stack, `plan.failed` and `errno`, takes no lock and allocates nothing. All signals
-            // are blocked, so that no handler runs in it before the dispositions are reset.
-            unsafe {
-                libc::clone(
-                    child_main,
-                    stack.as_mut_ptr().add(stack.capacity()).cast(),
-                    libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
-                    (&raw mut plan).cast(),
-                    &raw mut pidfd,
-                )
-            }
-        };
-        let clone_failed = |source| LaunchError { step: Step::Clone, source };
-        if pid < 0 {
-            return Err(clone_failed(io::Error::last_os_error()));
-        }
-        let pid = Pid::from_raw(pid).ok_or_else(|| clone_failed(io::ErrorKind::Other.into()))?;
-        // SAFETY: `CLONE_PIDFD` has put a fresh descriptor there, which nobody else owns.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        let (pid, pidfd) = split(&mut plan, cgroup)?;
         let child = Child { pid, pidfd };
         match plan.failed {
             None => Ok(child),
@@ -232,6 +213,97 @@ impl Launch {
     }
 }
 
+/// Makes the child, which runs [`child_main`] and has executed the program or ended when this returns.
+fn split(plan: &mut Plan, cgroup: Option<BorrowedFd<'_>>) -> Result<(Pid, OwnedFd), LaunchError> {
+    let failed = |step, source| LaunchError { step, source };
+    let mut stack: Vec<u128> = Vec::with_capacity(CHILD_STACK / size_of::<u128>());
+    let mut pidfd: c_int = -1;
+    let _blocked = SignalsBlocked::new();
+    let mut pid = None;
+    #[cfg(target_arch = "x86_64")]
+    if let Some(cgroup) = cgroup {
+        // SAFETY: as below.
+        pid = unsafe { split_into(cgroup, plan, &mut stack, &mut pidfd) };
+    }
+    let mut entrance = None;
+    if pid.is_none()
+        && let Some(cgroup) = cgroup
+    {
+        // Not possible there: the child moves there by itself.
+        let opened = rustix::fs::openat(cgroup, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        let opened = entrance.insert(opened.map_err(|error| failed(Step::Cgroup, error.into()))?);
+        plan.cgroup = opened.as_raw_fd();
+    }
+    let pid = match pid {
+        Some(pid) => pid,
+        // SAFETY: the child runs `child_main` on `stack`, which is large enough, 16-aligned and outlives it: `CLONE_VFORK`
+        // suspends this thread until the child has executed the program or ended. It shares our memory but writes only
+        // to its stack, `plan.failed` and `errno`, takes no lock and allocates nothing. All signals are blocked, so that
+        // no handler runs in it before the dispositions are reset.
+        None => unsafe {
+            libc::clone(
+                child_main,
+                stack.as_mut_ptr().add(stack.capacity()).cast(),
+                libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+                std::ptr::from_mut(plan).cast(),
+                &raw mut pidfd,
+            )
+        },
+    };
+    if pid < 0 {
+        return Err(failed(Step::Clone, io::Error::last_os_error()));
+    }
+    let pid = Pid::from_raw(pid).ok_or_else(|| failed(Step::Clone, io::ErrorKind::Other.into()))?;
+    // SAFETY: `CLONE_PIDFD` has put a fresh descriptor there, which nobody else owns.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// Makes the child in `cgroup` from its first instruction on; nothing where the system cannot do that (before Linux 5.7, or
+/// where it is not allowed).
+///
+/// # Safety
+/// As for `clone` in [`split`], which see.
+#[cfg(target_arch = "x86_64")]
+unsafe fn split_into(
+    cgroup: BorrowedFd<'_>,
+    plan: &mut Plan,
+    stack: &mut Vec<u128>,
+    pidfd: &mut c_int,
+) -> Option<libc::pid_t> {
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+    // SAFETY: plain data, for which all zero means "not asked for".
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from(flags.cast_unsigned()) | CLONE_INTO_CGROUP;
+    arguments.pidfd = std::ptr::from_mut(pidfd) as u64;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    arguments.stack = stack.as_mut_ptr() as u64;
+    arguments.stack_size = (stack.capacity() * size_of::<u128>()) as u64;
+    arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    let result: i64;
+    // SAFETY: the C library has no function for this call. The child begins behind the instruction with the same registers
+    // and a stack of its own, and calls `child_main`, which does not return: it executes or ends. The parent goes on at 2.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") &raw const arguments,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") std::ptr::from_mut(plan),
+            in("r13") child_main as extern "C" fn(*mut c_void) -> c_int,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    libc::pid_t::try_from(result).ok().filter(|pid| *pid > 0)
+}
+
 /// What the child needs, all of it prepared: it may not allocate.
 struct Plan {
     program: *const c_char,
@@ -239,6 +311,7 @@ struct Plan {
     envp: *const *const c_char,
     cwd: *const c_char,
     tty: *const c_char,
+    /// Where it writes itself into, to move to a cgroup; -1 when it need not.
     cgroup: RawFd,
     limit: Option<libc::rlimit>,
     /// The child's only way to speak: the step that failed, and its `errno`.

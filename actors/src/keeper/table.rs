@@ -524,9 +524,9 @@ fn launch_in(
     cgroup: Option<&Cgroup>,
     open_files: Option<u64>,
 ) -> Result<Child, pty::LaunchError> {
-    let entrance = cgroup.map(Cgroup::entrance).transpose();
-    let entrance = entrance.map_err(|source| pty::LaunchError { step: Step::Cgroup, source })?;
-    launch.start(pty, entrance.as_ref().map(AsFd::as_fd), open_files)
+    let cgroup = cgroup.map(Cgroup::open).transpose();
+    let cgroup = cgroup.map_err(|source| pty::LaunchError { step: Step::Cgroup, source })?;
+    launch.start(pty, cgroup.as_ref().map(AsFd::as_fd), open_files)
 }
 
 fn check(spec: &SpawnSpec) -> Result<(), Refusal> {

@@ -26,7 +26,7 @@ pub(crate) fn state(screen: &Screen) -> State {
     let lines = terminal.screen().visible_lines().map(|line| line.cells().to_vec()).collect();
     let mut modes = screen.modes().clone();
     // Conservative only: a snapshot cannot tell "never set" from "set to the whole screen".
-    modes.forget_margins();
+    modes.forget_suspicions();
     (lines, terminal.dump(), terminal.cursor(), modes, screen.tail().to_vec())
 }
 

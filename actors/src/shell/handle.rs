@@ -248,7 +248,9 @@ impl Shells {
         {
             let mut registry = self.registry();
             registry.sessions.remove(&session.number);
-            registry.numbers.retain(|_, number| *number != session.number);
+            if registry.numbers.get(&session.id) == Some(&session.number) {
+                registry.numbers.remove(&session.id);
+            }
         }
         session.change(|state| state.removed = true);
         session.input.connect(None);

@@ -33,6 +33,7 @@ mod recording;
 mod registrar;
 mod screen;
 mod session;
+mod skip;
 mod timeline;
 mod viewer;
 

@@ -42,6 +42,10 @@ pub(crate) struct Modes {
     modify_other_keys: u16,
     keyboard: Vec<u16>,
     margins: bool,
+    /// Automatic wrapping may be off.
+    no_wrap: bool,
+    /// It may be off in a cursor that was saved.
+    no_wrap_saved: bool,
 }
 
 impl Modes {
@@ -144,6 +148,8 @@ impl Modes {
 
     fn escape(&mut self, last: char) {
         match last {
+            '7' => self.no_wrap_saved |= self.no_wrap,
+            '8' => self.no_wrap |= self.no_wrap_saved,
             '=' => self.keypad = true,
             '>' => self.keypad = false,
             'c' => {
@@ -171,6 +177,8 @@ impl Modes {
                 self.margins = false;
             }
             (0, b' ', 'q') => self.cursor_style = numbers.next().unwrap_or(0),
+            (0, 0, 's') => self.no_wrap_saved |= self.no_wrap,
+            (0, 0, 'u') => self.no_wrap |= self.no_wrap_saved,
             (0, 0, 'r') => self.margins = !parameters.is_empty(),
             (b'>', 0, 'm') if numbers.next() == Some(4) => self.modify_other_keys = numbers.next().unwrap_or(0),
             (b'>', 0, 'u') if self.keyboard.len() < MAX_STACK => self.keyboard.push(numbers.next().unwrap_or(0)),
@@ -192,6 +200,12 @@ impl Modes {
     }
 
     fn private(&mut self, mode: u16, on: bool) {
+        match mode {
+            7 => self.no_wrap = !on,
+            1048 | 1049 if on => self.no_wrap_saved |= self.no_wrap,
+            1048 | 1049 => self.no_wrap |= self.no_wrap_saved,
+            _ => {}
+        }
         if !KEPT.contains(&mode) {
             return;
         }
@@ -232,9 +246,15 @@ impl Modes {
         self.margins
     }
 
+    /// Whether lines may not wrap by themselves.
+    pub(crate) fn may_not_wrap(&self) -> bool {
+        self.no_wrap
+    }
+
+    /// Forgets what is only ever suspected.
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn forget_margins(&mut self) {
-        self.margins = false;
+    pub(crate) fn forget_suspicions(&mut self) {
+        (self.margins, self.no_wrap, self.no_wrap_saved) = (false, false, false);
     }
 
     /// The title, if one was set.
@@ -314,7 +334,9 @@ mod tests {
             let mut written = String::from("\x1bc");
             modes.write(&mut written);
             let mut again = after(&written);
-            again.margins = modes.margins;
+            let mut modes = modes;
+            modes.forget_suspicions();
+            again.forget_suspicions();
             prop_assert_eq!(modes, again);
         }
 

@@ -22,10 +22,10 @@ use super::session::Session;
 use crate::keeper::Keeper;
 use crate::output_log::OutputLog;
 
-/// How many reads one turn makes; a read of a pty gives about 4 KiB.
+/// How many reads one turn makes.
 const READS_PER_TURN: usize = 16;
-/// The most that one read takes.
-const READ: usize = 64 << 10;
+/// The most that one read takes; a pty gives no more at once (`N_TTY_BUF_SIZE`), and memory that is never filled stays free.
+const READ: usize = 4096;
 
 /// What a pump needs.
 pub(crate) struct Pump {
@@ -95,12 +95,21 @@ impl Pump {
         }
     }
 
+    /// Viewers are woken by the first read of a turn, and see the rest by themselves; those who were done before are told
+    /// at its end.
     async fn read_turn(&self, noting: &mut Option<JoinHandle<()>>) -> io::Result<Turn> {
-        for _ in 0..READS_PER_TURN {
+        let turn = self.read_on(noting).await;
+        self.session.publish(self.log.committed());
+        turn
+    }
+
+    async fn read_on(&self, noting: &mut Option<JoinHandle<()>>) -> io::Result<Turn> {
+        for read in 0..READS_PER_TURN {
             let room = self.make_room(noting).await;
             match self.log.fill_from(self.pty.as_fd(), room.min(READ)) {
                 Ok(0) => return Ok(Turn::End),
-                Ok(_) => self.session.publish(self.log.committed()),
+                Ok(_) if read == 0 => self.session.publish(self.log.committed()),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Empty),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nobody holds the other end any more.
@@ -140,7 +149,7 @@ impl Pump {
             }));
         }
         let room = (noted + capacity).saturating_sub(committed);
-        if room < READ as u64 / 16 {
+        if room < READ as u64 {
             finish(noting).await;
             self.session.state().timeline.forget_before(self.log.oldest() + READ as u64);
             return READ;

@@ -12,9 +12,12 @@ use avt::{Color, Pen, ScreenKind, Terminal};
 use unicode_width::UnicodeWidthChar;
 
 use super::modes::Modes;
+use super::skip::{self, Shortcut};
 
 /// Text shorter than this is not worth looking for lines that scroll away unseen.
 const SKIP_FROM: usize = 4096;
+/// How much is followed before text that may be skipped is looked for again.
+const PIECE: usize = 1024;
 
 /// The most characters that one repetition writes, on however large a screen.
 const MOST_REPEATS: u32 = 10_000;
@@ -51,6 +54,10 @@ impl Screen {
     }
 
     fn feed_chunks(&mut self, bytes: &[u8]) {
+        // Most output is text to its end, which is found out much faster than where its chunks are.
+        let valid = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
+        let (text, bytes) = bytes.split_at(valid);
+        self.feed_text(std::str::from_utf8(text).unwrap_or_default());
         let mut chunks = bytes.utf8_chunks().peekable();
         while let Some(chunk) = chunks.next() {
             self.feed_text(chunk.valid());
@@ -81,6 +88,22 @@ impl Screen {
     }
 
     fn feed_visible(&mut self, text: &str) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let worth = rest.len() >= SKIP_FROM && self.modes.is_ground();
+            let harmless = if worth { skip::harmless(rest.as_bytes()) } else { 0 };
+            if harmless >= SKIP_FROM {
+                self.feed_harmless(&rest[..harmless]);
+                rest = &rest[harmless..];
+            } else {
+                let piece = rest.floor_char_boundary(harmless + PIECE);
+                self.feed_followed(&rest[..piece]);
+                rest = &rest[piece..];
+            }
+        }
+    }
+
+    fn feed_followed(&mut self, text: &str) {
         let most = self.most_repeats();
         let mut rest = text;
         while let Some(end) = self.modes.feed(rest, most) {
@@ -89,49 +112,30 @@ impl Screen {
             self.terminal.feed(format!("\u{18}\u{1b}[{most}b"));
             rest = &rest[end..];
         }
-        let text = self.skip_unseen(rest);
-        self.terminal.feed(text);
+        self.terminal.feed(rest);
+    }
+
+    /// Follows text that is harmless (see [`skip`]); what would scroll away within it is left out.
+    fn feed_harmless(&mut self, text: &str) {
+        let (columns, rows) = self.terminal.size();
+        let scrolls = !self.modes.margins() && self.terminal.active_screen_kind() == ScreenKind::Primary;
+        match skip::shortcut(text, columns, rows, self.scrollback).filter(|_| scrolls) {
+            Some(Shortcut::LastLines { colours, text }) => {
+                self.terminal.feed(format!("{colours}\u{1b}[{rows};1H"));
+                self.terminal.feed(text);
+            }
+            Some(Shortcut::LongLine { before, after }) if !self.modes.may_not_wrap() => {
+                self.terminal.feed(before);
+                self.terminal.feed(after);
+            }
+            _ => self.terminal.feed(text),
+        }
     }
 
     /// A repetition fills the screen and no more, as in xterm.
     fn most_repeats(&self) -> u32 {
         let (columns, rows) = self.terminal.size();
         u32::try_from(columns * rows).map_or(MOST_REPEATS, |screen| screen.min(MOST_REPEATS))
-    }
-
-    /// What is left of `text` when lines are left out that scroll away within it: plain text on an ordinary screen pushes
-    /// everything before its last lines out of the scrollback, and the emulator is the slowest part of a flood.
-    fn skip_unseen<'a>(&mut self, text: &'a str) -> &'a str {
-        if text.len() < SKIP_FROM
-            || !self.modes.is_ground()
-            || self.modes.margins()
-            || self.terminal.active_screen_kind() == ScreenKind::Alternate
-            || !is_plain(text)
-        {
-            return text;
-        }
-        let rows = self.terminal.size().1;
-        let keep = rows + self.scrollback;
-        let bytes = text.as_bytes();
-        let mut lines = 0;
-        let mut start = None;
-        for (at, byte) in bytes.iter().enumerate().rev() {
-            if *byte == b'\n' {
-                lines += 1;
-                if lines > keep && at > 0 && bytes[at - 1] == b'\r' {
-                    start = Some(at + 1);
-                    break;
-                }
-            }
-        }
-        let Some(start) = start else { return text };
-        // The cursor is on the last row by then if as many lines as there are rows have ended before.
-        let before = &bytes[..start];
-        if before.iter().filter(|byte| **byte == b'\n').take(rows).count() < rows {
-            return text;
-        }
-        self.terminal.feed(format!("\u{1b}[{rows};1H"));
-        &text[start..]
     }
 
     /// Changes the size; the contents flow as in the terminals of those who watch.
@@ -244,13 +248,6 @@ fn next_invisible(text: &str) -> Option<(usize, char)> {
 /// Whether `bytes` can be the beginning of a character.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).err().is_some_and(|error| error.error_len().is_none())
-}
-
-/// Whether `text` holds nothing but characters and ends of lines: no sequence, no control that moves otherwise.
-fn is_plain(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    !bytes.iter().any(|byte| (*byte < b' ' && !matches!(byte, b'\r' | b'\n' | b'\t' | 0x07)) || *byte == 0x7f)
-        && !bytes.windows(2).any(|pair| pair[0] == 0xc2 && pair[1] < 0xa0)
 }
 
 /// Splits the emulator's dump into what has ended and the beginning of a sequence.

@@ -151,6 +151,30 @@ fn a_flood_that_is_skipped_leaves_what_a_followed_one_leaves() {
     }
 }
 
+/// What is harmless and long, now and then interrupted by what is not: texts, and how often each is written.
+fn flood() -> impl Strategy<Value = Vec<(String, usize)>> {
+    let long = prop::sample::select(vec![
+        "x",
+        "0123456789",
+        "y\r\n",
+        "\x1b[31mred\x1b[m and \x1b[42mgreen\x1b[0m\x1b[K\r\n",
+        "\x1b[38;5;9mno end\tof it\r\n",
+        "wide \u{6f22}\u{5b57} \u{e9}\r\n",
+        "\u{6f22}",
+        "\r",
+        "\n",
+        "half a line \n",
+    ]);
+    let piece = prop_oneof![
+        10 => (long.prop_map(String::from), 1usize..9000),
+        4 => ("[ -~]{0,200}", Just(1)),
+        2 => (r"\x1b\[\?(6|7|1048|1049)[hl]|\x1b\[4[hl]|\x1b\[20[hl]|\x1b[78M]|\x1b\[[su]", Just(1)),
+        1 => (r"\x1b\[(2;[5-9])?r|\x1b\[[0-9]{1,2};[0-9]{1,2}H|\x1b\[!p|\x1bc|\x1b\[[0-9]{1,2}b", Just(1)),
+        1 => (r"\x1b\[[0-9]{1,3}[mKCDGPX@]", Just(1)),
+    ];
+    prop::collection::vec(piece, 1..8)
+}
+
 /// Sequences as programs write them, and pieces of them.
 fn output() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
@@ -176,6 +200,19 @@ proptest! {
     #[test]
     fn a_snapshot_at_any_moment_is_exact(output in output(), cut: prop::sample::Index, columns in 10u16..100, rows in 2u16..40) {
         check(&output, cut.index(output.len()), columns, rows);
+    }
+
+    #[test]
+    fn what_is_skipped_is_not_missed(output in flood(), columns in 2u16..100, rows in 1u16..40, scrollback in 0usize..60) {
+        let (mut whole, mut pieces) = (Screen::new(columns, rows, scrollback), Screen::new(columns, rows, scrollback));
+        let output: Vec<u8> = output.iter().flat_map(|(text, times)| text.repeat(*times).into_bytes()).collect();
+        whole.feed(&output);
+        output.chunks(SKIP_FROM - 1).for_each(|chunk| pieces.feed(chunk));
+        same(&pieces, &whole, "skipped");
+        prop_assert_eq!(
+            String::from_utf8_lossy(&whole.snapshot(true)).into_owned(),
+            String::from_utf8_lossy(&pieces.snapshot(true)).into_owned()
+        );
     }
 
     #[test]

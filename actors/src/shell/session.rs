@@ -222,7 +222,7 @@ impl Session {
 
     /// Tells viewers of new output.
     pub(crate) fn publish(&self, committed: u64) {
-        self.progress.send_modify(|progress| progress.committed = committed);
+        self.progress.send_if_modified(|progress| std::mem::replace(&mut progress.committed, committed) != committed);
     }
 
     /// The size of the terminal: columns, rows.

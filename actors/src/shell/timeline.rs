@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::screen::Screen;
+use super::skip;
 use crate::output_log::{Fallen, OutputLog};
 
 /// How many bytes are emulated before others get their turn.
-pub(crate) const STEP: usize = 16 << 10;
+pub(crate) const STEP: usize = 128 << 10;
 /// How many bytes are emulated between two looks at the clock.
 const PIECE: usize = 4 << 10;
 /// How long a step takes, unless one piece takes longer.
@@ -176,15 +177,15 @@ impl Replay {
         self.buffer.clear();
         let mut count = log.read(self.offset, wanted, &mut self.buffer)?;
         let began = Instant::now();
-        // Only sequences can be dear; plain text goes faster the more of it there is.
-        let length = if self.buffer.contains(&0x1b) { PIECE } else { STEP };
-        for (index, piece) in self.buffer.chunks(length).enumerate() {
-            if index > 0 && began.elapsed() > TURN {
-                count = index * length;
-                break;
-            }
-            self.screen.feed(piece);
+        let mut at = 0;
+        while at < count && (at == 0 || began.elapsed() < TURN) {
+            let rest = &self.buffer[at..count];
+            // Only sequences can be dear; other text goes faster the more of it there is.
+            let piece = skip::harmless(rest).max(PIECE).min(rest.len());
+            self.screen.feed(&rest[..piece]);
+            at += piece;
         }
+        count = at;
         self.offset += count as u64;
         Ok(count == 0 || (self.offset >= to && self.resizes.front().is_none_or(|resize| resize.offset > to)))
     }
