@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig,
-    HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions, MountType,
-    MountVolumeOptions, PortBinding, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountImageOptions,
+    MountTmpfsOptions, MountType, MountVolumeOptions, PortBinding, ResourcesBlkioWeightDevice, ResourcesUlimits,
+    RestartPolicy, RestartPolicyNameEnum, ThrottleDevice,
 };
 use sha2::{Digest, Sha256};
 
 use super::file::Project;
 use super::file::decode::Scalar;
-use super::file::forms::{Attachment, Grant};
+use super::file::forms::{Attachment, BlockIo, Device, DeviceRequest, Grant, Rate, Restart, VolumeMount};
 use super::file::model::{Content, Service};
 
 /// The labels that both tools read.
@@ -54,22 +55,14 @@ pub(crate) struct Body {
     pub(crate) directories: Vec<String>,
 }
 
-/// `no`, `always`, `unless-stopped` or `on-failure[:times]`.
-pub(crate) fn restart_policy(text: &str) -> Option<RestartPolicy> {
-    let (name, times) = text.split_once(':').map_or((text, None), |(name, times)| (name, Some(times)));
-    let name = match name {
-        "no" | "" | "false" => RestartPolicyNameEnum::NO,
-        "always" => RestartPolicyNameEnum::ALWAYS,
-        "unless-stopped" => RestartPolicyNameEnum::UNLESS_STOPPED,
-        "on-failure" => RestartPolicyNameEnum::ON_FAILURE,
-        _ => return None,
+fn restart_policy(restart: Restart) -> RestartPolicy {
+    let (name, maximum_retry_count) = match restart {
+        Restart::No => (RestartPolicyNameEnum::NO, None),
+        Restart::Always => (RestartPolicyNameEnum::ALWAYS, None),
+        Restart::UnlessStopped => (RestartPolicyNameEnum::UNLESS_STOPPED, None),
+        Restart::OnFailure(times) => (RestartPolicyNameEnum::ON_FAILURE, times),
     };
-    let maximum_retry_count = match times {
-        Some(times) if name == RestartPolicyNameEnum::ON_FAILURE => Some(times.parse().ok()?),
-        Some(_) => return None,
-        None => None,
-    };
-    Some(RestartPolicy { name: Some(name), maximum_retry_count })
+    RestartPolicy { name: Some(name), maximum_retry_count }
 }
 
 /// The name of a container.
@@ -92,7 +85,7 @@ pub(crate) fn config_hash(project: &Project, name: &str) -> String {
         .iter()
         .map(|grant| (grant, project.secrets.get(&grant.source)))
         .chain(service.configs.0.iter().map(|grant| (grant, project.configs.get(&grant.source))))
-        .filter_map(|(_, content)| content?.file.as_ref().map(std::fs::read))
+        .filter_map(|(_, content)| content?.file.as_ref().map(|file| std::fs::read(&file.0)))
         .map(Result::unwrap_or_default)
         .collect();
     let mut digest = Sha256::new();
@@ -259,11 +252,20 @@ fn endpoint(name: &str, container: &str, number: usize, service: &Service, attac
     });
     // Within a network a service is found by its name already: only an alias needs a link.
     let links = links.filter(|link| link.split_once(':').is_some_and(|(service, alias)| service != alias));
+    let external = service.external_links.iter().map(|link| match link.split_once(':') {
+        Some(_) => link.clone(),
+        None => format!("{link}:{link}"),
+    });
+    let mut driver_opts = scalars(&attachment.driver_opts);
+    if let Some(name) = &attachment.interface_name {
+        driver_opts.insert("com.docker.network.endpoint.ifname".into(), name.clone());
+    }
     EndpointSettings {
         aliases: Some(aliases),
-        links: filled(links.collect()),
+        links: filled(links.chain(external).collect()),
         mac_address: attachment.mac_address.or_else(|| service.mac_address.clone()),
-        driver_opts: (!attachment.driver_opts.is_empty()).then(|| scalars(&attachment.driver_opts)),
+        driver_opts: (!driver_opts.is_empty()).then_some(driver_opts),
+        gw_priority: attachment.gw_priority,
         ipam_config: addresses.then_some(EndpointIpamConfig {
             ipv4_address: attachment.ipv4_address,
             ipv6_address: attachment.ipv6_address,
@@ -291,17 +293,15 @@ fn health(service: &Service) -> Option<HealthConfig> {
 fn host_config(service: &Service) -> HostConfig {
     let deploy = service.deploy.clone().unwrap_or_default();
     let resources = deploy.resources.unwrap_or_default();
+    let blkio = service.blkio_config.clone().unwrap_or_default();
     let (limits, kept) = (resources.limits.unwrap_or_default(), resources.reservations.unwrap_or_default());
-    let restart = service.restart.as_deref().and_then(restart_policy).or_else(|| {
+    let restart = service.restart.or_else(|| {
         let policy = deploy.restart_policy.as_ref()?;
-        match policy.condition.as_deref().unwrap_or("any") {
-            "none" => restart_policy("no"),
-            "on-failure" => {
-                let times = policy.max_attempts.map_or_else(String::new, |times| format!(":{times}"));
-                restart_policy(&format!("on-failure{times}"))
-            }
-            _ => restart_policy("unless-stopped"),
-        }
+        Some(match policy.condition.as_deref().unwrap_or("any") {
+            "none" => Restart::No,
+            "on-failure" => Restart::OnFailure(policy.max_attempts),
+            _ => Restart::UnlessStopped,
+        })
     });
     let mut bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
     for port in &service.ports.0 {
@@ -321,6 +321,21 @@ fn host_config(service: &Service) -> HostConfig {
     let nanos = |cpus: f64| (cpus * 1e9) as i64;
     HostConfig {
         annotations: (!service.annotations.0.is_empty()).then(|| service.annotations.filled().into_iter().collect()),
+        blkio_device_read_bps: throttles(service, |io| &io.device_read_bps),
+        blkio_device_read_iops: throttles(service, |io| &io.device_read_iops),
+        blkio_device_write_bps: throttles(service, |io| &io.device_write_bps),
+        blkio_device_write_iops: throttles(service, |io| &io.device_write_iops),
+        blkio_weight: blkio.weight.and_then(|weight| u16::try_from(weight).ok()),
+        blkio_weight_device: filled(
+            blkio
+                .weight_device
+                .iter()
+                .map(|device| ResourcesBlkioWeightDevice {
+                    path: Some(device.path.clone()),
+                    weight: usize::try_from(device.weight).ok(),
+                })
+                .collect(),
+        ),
         cap_add: filled(service.cap_add.clone()),
         cap_drop: filled(service.cap_drop.clone()),
         cgroupns_mode: match service.cgroup.as_deref() {
@@ -337,7 +352,8 @@ fn host_config(service: &Service) -> HostConfig {
         nano_cpus: service.cpus.or(limits.cpus).map(nanos),
         cpuset_cpus: service.cpuset.as_ref().map(|set| set.0.clone()),
         device_cgroup_rules: filled(service.device_cgroup_rules.clone()),
-        devices: filled(service.devices.iter().map(|device| self::device(device)).collect()),
+        device_requests: filled(device_requests(service, &kept.devices)),
+        devices: filled(service.devices.iter().filter(|device| !is_cdi(device)).map(device).collect()),
         dns: filled(service.dns.0.clone()),
         dns_options: filled(service.dns_opt.clone()),
         dns_search: filled(service.dns_search.0.clone()),
@@ -358,7 +374,7 @@ fn host_config(service: &Service) -> HostConfig {
         port_bindings: (!bindings.is_empty()).then_some(bindings),
         privileged: Some(service.privileged),
         readonly_rootfs: Some(service.read_only),
-        restart_policy: restart,
+        restart_policy: restart.map(restart_policy),
         runtime: service.runtime.clone(),
         security_opt: filled(service.security_opt.clone()),
         shm_size: service.shm_size.map(|size| size.0),
@@ -382,14 +398,40 @@ fn host_config(service: &Service) -> HostConfig {
     }
 }
 
-fn device(text: &str) -> DeviceMapping {
-    let parts: Vec<&str> = text.split(':').collect();
-    let host = parts.first().copied().unwrap_or("");
+fn throttles(service: &Service, of: fn(&BlockIo) -> &Vec<Rate>) -> Option<Vec<ThrottleDevice>> {
+    let limits = of(service.blkio_config.as_ref()?).iter();
+    filled(limits.map(|limit| ThrottleDevice { path: Some(limit.path.clone()), rate: Some(limit.rate.0) }).collect())
+}
+
+fn device(device: &Device) -> DeviceMapping {
     DeviceMapping {
-        path_on_host: Some(host.to_owned()),
-        path_in_container: Some(parts.get(1).copied().unwrap_or(host).to_owned()),
-        cgroup_permissions: Some(parts.get(2).copied().unwrap_or("rwm").to_owned()),
+        path_on_host: Some(device.source.clone()),
+        path_in_container: Some(device.target.clone()),
+        cgroup_permissions: Some(device.permissions.clone()),
     }
+}
+
+/// Devices by the names of the Container Device Interface (`vendor.com/class=name`), which are nobody's paths.
+fn is_cdi(device: &Device) -> bool {
+    !device.source.starts_with('/') && device.source.contains('/') && device.source.contains('=')
+}
+
+fn device_requests(service: &Service, reserved: &[DeviceRequest]) -> Vec<bollard::models::DeviceRequest> {
+    let cdi: Vec<String> =
+        service.devices.iter().filter(|device| is_cdi(device)).map(|device| device.source.clone()).collect();
+    let cdi = (!cdi.is_empty()).then(|| bollard::models::DeviceRequest {
+        driver: Some("cdi".into()),
+        device_ids: Some(cdi),
+        ..bollard::models::DeviceRequest::default()
+    });
+    let requests = service.gpus.0.iter().chain(reserved).map(|request| bollard::models::DeviceRequest {
+        driver: request.driver.clone(),
+        count: Some(request.count),
+        device_ids: filled(request.device_ids.clone()),
+        capabilities: Some(vec![request.capabilities.clone()]),
+        options: Some(request.options.clone().into_iter().collect()),
+    });
+    requests.chain(cdi).collect()
 }
 
 fn mounts(project: &Project, service: &Service) -> (Vec<Mount>, Vec<Copied>) {
@@ -398,6 +440,7 @@ fn mounts(project: &Project, service: &Service) -> (Vec<Mount>, Vec<Copied>) {
         let (typ, source) = match (mount.kind.as_str(), &mount.source) {
             ("bind", Some(source)) => (MountType::BIND, Some(source.clone())),
             ("tmpfs", _) => (MountType::TMPFS, None),
+            ("image", Some(source)) => (MountType::IMAGE, Some(source.clone())),
             (_, Some(source)) => {
                 (MountType::VOLUME, project.volumes.get(source).and_then(|volume| volume.name.clone()))
             }
@@ -409,13 +452,13 @@ fn mounts(project: &Project, service: &Service) -> (Vec<Mount>, Vec<Copied>) {
             source,
             typ: Some(typ),
             read_only: mount.read_only.then_some(true),
-            bind_options: mount.propagation.as_deref().map(|propagation| MountBindOptions {
-                propagation: propagation.parse::<MountBindOptionsPropagationEnum>().ok(),
-                ..MountBindOptions::default()
-            }),
-            volume_options: mount
-                .nocopy
-                .then(|| MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
+            bind_options: bind_options(mount),
+            volume_options: volume_options(mount),
+            image_options: mount
+                .subpath
+                .clone()
+                .filter(|_| mount.kind == "image")
+                .map(|subpath| MountImageOptions { subpath: Some(subpath) }),
             tmpfs_options: (mount.kind == "tmpfs").then(|| MountTmpfsOptions {
                 size_bytes: mount.tmpfs_size,
                 mode: mount.tmpfs_mode.map(i64::from),
@@ -432,7 +475,7 @@ fn mounts(project: &Project, service: &Service) -> (Vec<Mount>, Vec<Copied>) {
         if let Some(file) = &content.file {
             mounts.push(Mount {
                 target: Some(path),
-                source: Some(file.clone()),
+                source: Some(file.0.clone()),
                 typ: Some(MountType::BIND),
                 read_only: Some(true),
                 ..Mount::default()
@@ -450,6 +493,30 @@ fn mounts(project: &Project, service: &Service) -> (Vec<Mount>, Vec<Copied>) {
         grant(config, project.configs.get(&config.source), "/");
     }
     (mounts, files)
+}
+
+fn bind_options(mount: &VolumeMount) -> Option<MountBindOptions> {
+    let propagation =
+        mount.propagation.as_deref().and_then(|text| text.parse::<MountBindOptionsPropagationEnum>().ok());
+    let recursive = mount.recursive.as_deref();
+    (propagation.is_some() || recursive.is_some()).then(|| MountBindOptions {
+        propagation,
+        non_recursive: (recursive == Some("disabled")).then_some(true),
+        read_only_non_recursive: (recursive == Some("writable")).then_some(true),
+        read_only_force_recursive: (recursive == Some("readonly")).then_some(true),
+        ..MountBindOptions::default()
+    })
+}
+
+fn volume_options(mount: &VolumeMount) -> Option<MountVolumeOptions> {
+    let subpath = mount.subpath.clone().filter(|_| mount.kind == "volume");
+    let labels = (!mount.labels.0.is_empty()).then(|| mount.labels.filled().into_iter().collect());
+    (mount.nocopy || subpath.is_some() || labels.is_some()).then(|| MountVolumeOptions {
+        no_copy: mount.nocopy.then_some(true),
+        labels,
+        subpath,
+        ..MountVolumeOptions::default()
+    })
 }
 
 /// Files as a tar archive, for Docker to unpack in a container's root.

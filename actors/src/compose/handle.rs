@@ -10,7 +10,6 @@ use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::error::WorkflowError;
-use super::file::paths::Roots;
 use super::file::{self, Input, Loaded, Policy};
 use super::hub::Hub;
 use super::observe::{self, Container, Seen, WorkflowState};
@@ -34,8 +33,6 @@ const CALLS: usize = 64;
 const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How many events of a workflow a reader may be behind.
 const BACKLOG: usize = 1024;
-/// What a compose file is called in a directory, in the order in which it is looked for.
-const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 
 /// A workflow.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
@@ -250,6 +247,7 @@ impl Workflows {
             devices: settings.allow_devices,
             cap_add: settings.allow_cap_add,
             host_namespaces: settings.allow_host_namespaces,
+            remote: settings.allow_remote,
         }
     }
 
@@ -439,19 +437,7 @@ impl Workflows {
     async fn read_source(&self, source: &str) -> Result<(String, PathBuf), WorkflowError> {
         let (volume, source) = (self.0.volume.clone(), source.to_owned());
         let wrong = |reason: String| WorkflowError::Source { reason };
-        let read = blocking(move || {
-            let roots = Roots::new(&volume, &[]);
-            let place = file::paths::absolute(&volume, source.trim_start_matches('/'));
-            let file = if place.is_dir() {
-                let found = FILES.iter().map(|name| place.join(name)).find(|file| file.is_file());
-                found.ok_or_else(|| format!("`{source}` holds none of {}", FILES.join(", ")))?
-            } else {
-                place
-            };
-            let text = roots.read(&file)?;
-            let directory = file.parent().unwrap_or(&volume).to_owned();
-            Ok((text, directory.canonicalize().unwrap_or(directory)))
-        });
+        let read = blocking(move || file::read_source(&volume, &source));
         read.await.map_err(|_| WorkflowError::BrokenOff)?.map_err(wrong)
     }
 

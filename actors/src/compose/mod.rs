@@ -69,6 +69,8 @@ pub struct Settings {
     pub allow_cap_add: bool,
     /// Whether namespaces of the host, or of containers of others, are allowed.
     pub allow_host_namespaces: bool,
+    /// Whether Docker may fetch contexts of builds from elsewhere.
+    pub allow_remote: bool,
 }
 
 impl Default for Settings {
@@ -83,6 +85,7 @@ impl Default for Settings {
             allow_devices: false,
             allow_cap_add: false,
             allow_host_namespaces: false,
+            allow_remote: false,
         }
     }
 }

@@ -79,6 +79,16 @@ pub(crate) fn parse(text: &str, outer: &Variables) -> Result<Vec<Entry>, Wrong> 
     Ok(entries)
 }
 
+/// Reads a file of variables whose values stand as they are: everything behind the first `=`.
+pub(crate) fn raw(text: &str) -> Vec<Entry> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    lines
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .collect()
+}
+
 fn push(entries: &mut Vec<Entry>, seen: &mut Variables, key: &str, value: String) {
     seen.insert(key.to_owned(), value.clone());
     entries.retain(|(name, _)| name != key);

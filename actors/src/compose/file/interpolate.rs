@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use super::node::{Node, Value};
 use super::report::{Report, Trail};
-use super::yaml::{Node, Value, shorten};
+use super::scalar::shorten;
 
 /// How deep `${A:-${B:-…}}` may nest.
 const MAX_NESTING: usize = 32;

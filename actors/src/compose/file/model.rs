@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::decode::{ByteSize, Micros, Nanos, OrNull, Scalar, section};
+use super::decode::{OrNull, Scalar, section};
 use super::forms::{
-    Attachments, Dependencies, EnvFiles, External, Grants, Healthcheck, Hosts, Pairs, Ports, Strings, Ulimit,
-    VolumeMount, Words,
+    Attachments, BlockIo, Build, Dependencies, Device, DeviceRequest, EnvFiles, External, Gpus, Grants, Healthcheck,
+    Hook, HostPath, HostPaths, Hosts, Pairs, Ports, Restart, Strings, Ulimit, VolumeMount, Words,
 };
+use super::units::{ByteSize, Micros, Nanos};
 
 section! {
     /// A compose file.
@@ -30,6 +31,8 @@ section! {
     /// A service: containers that are alike.
     Service {
         annotations: Pairs,
+        blkio_config: Option<BlockIo>,
+        build: Option<Box<Build>>,
         cap_add: Vec<String>,
         cap_drop: Vec<String>,
         cgroup: Option<String>,
@@ -47,7 +50,7 @@ section! {
         depends_on: Dependencies,
         deploy: Option<Deploy>,
         device_cgroup_rules: Vec<String>,
-        devices: Vec<String>,
+        devices: Vec<Device>,
         dns: Strings,
         dns_opt: Vec<String>,
         dns_search: Strings,
@@ -56,13 +59,16 @@ section! {
         env_file: EnvFiles,
         environment: Pairs,
         expose: Vec<Scalar>,
+        external_links: Vec<String>,
         extra_hosts: Hosts,
+        gpus: Gpus,
         group_add: Vec<Scalar>,
         healthcheck: Option<Healthcheck>,
         hostname: Option<String>,
         image: Option<String>,
         init: Option<bool>,
         ipc: Option<String>,
+        label_file: HostPaths,
         labels: Pairs,
         links: Vec<String>,
         logging: Option<Logging>,
@@ -79,11 +85,13 @@ section! {
         pids_limit: Option<i64>,
         platform: Option<String>,
         ports: Ports,
+        post_start: Vec<Hook>,
+        pre_stop: Vec<Hook>,
         privileged: bool,
         profiles: Vec<String>,
         pull_policy: Option<String>,
         read_only: bool,
-        restart: Option<String>,
+        restart: Option<Restart>,
         runtime: Option<String>,
         scale: Option<i64>,
         secrets: Grants,
@@ -103,30 +111,9 @@ section! {
         volumes: Vec<VolumeMount>,
         volumes_from: Vec<String>,
         working_dir: Option<String>,
-    } takes "attach", "blkio_config", "build", "cpu_count", "cpu_percent", "credential_spec", "develop", "extends",
-        "external_links", "gpus", "isolation", "label_file", "models", "post_start", "pre_stop", "provider",
-        "use_api_socket"
+    } takes "attach", "cpu_count", "cpu_percent", "credential_spec", "develop", "extends", "isolation", "models",
+        "provider", "pull_refresh_after", "use_api_socket"
 }
-
-/// Keys of a service that are known and not honoured: with `true` the file is refused, else it is a warning.
-pub(crate) const NOT_HONOURED: &[(&str, bool, &str)] = &[
-    ("attach", false, "says only what a terminal shows; nothing is attached here"),
-    ("blkio_config", true, "is not supported"),
-    ("cpu_count", false, "is for Windows containers only"),
-    ("cpu_percent", false, "is for Windows containers only"),
-    ("credential_spec", true, "is for Windows containers only"),
-    ("develop", false, "is for `docker compose watch` only"),
-    ("extends", true, "is not supported: write the service out"),
-    ("external_links", true, "is not supported: use networks"),
-    ("gpus", true, "is not supported"),
-    ("isolation", false, "is for Windows containers only"),
-    ("label_file", true, "is not supported: use `labels`"),
-    ("models", true, "is not supported"),
-    ("post_start", true, "is not supported"),
-    ("pre_stop", true, "is not supported"),
-    ("provider", true, "is not supported"),
-    ("use_api_socket", true, "is not supported"),
-];
 
 section! {
     /// How many, and what each may use.
@@ -139,9 +126,6 @@ section! {
     } takes "endpoint_mode", "placement", "update_config", "rollback_config"
 }
 
-/// Keys of `deploy` that mean something to a swarm only.
-pub(crate) const SWARM_ONLY: &[&str] = &["endpoint_mode", "placement", "update_config", "rollback_config"];
-
 section! {
     /// What containers may use, and what is kept for them.
     Resources { limits: Option<Limits>, reservations: Option<Limits> }
@@ -149,7 +133,9 @@ section! {
 
 section! {
     /// Limits of resources.
-    Limits { cpus: Option<f64>, memory: Option<ByteSize>, pids: Option<i64> } takes "devices", "generic_resources"
+    Limits {
+        cpus: Option<f64>, memory: Option<ByteSize>, pids: Option<i64>, devices: Vec<DeviceRequest>,
+    } takes "generic_resources"
 }
 
 section! {
@@ -194,7 +180,7 @@ section! {
 section! {
     /// A secret or config.
     Content {
-        name: Option<String>, file: Option<String>, environment: Option<String>, content: Option<String>,
+        name: Option<String>, file: Option<HostPath>, environment: Option<String>, content: Option<String>,
         external: External, labels: Pairs,
     } takes "driver", "driver_opts", "template_driver"
 }

@@ -3,9 +3,7 @@
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use super::report::Report;
-use super::yaml::Node;
-use super::{Project, place};
+use super::project::Project;
 
 /// The longest file that is read for a project.
 const LONGEST: u64 = 1 << 20;
@@ -76,33 +74,32 @@ fn resolve_links(path: &Path) -> Option<PathBuf> {
     }
 }
 
-/// Makes the paths of a project absolute.
-pub(super) fn resolve(project: &mut Project, roots: &Roots, root: &Node, report: &mut Report) {
-    let directory = project.directory.clone();
-    for (name, service) in &mut project.services {
-        for mount in service.volumes.iter_mut().filter(|mount| mount.kind == "bind") {
-            let Some(source) = &mut mount.source else { continue };
-            if source.starts_with('~') {
-                let at = place(root, &["services", name, "volumes"]);
-                report.fault(&at, format!("services.{name}.volumes"), "`~` is nobody's home here: write the path out");
-                continue;
-            }
-            let whole = absolute(&directory, source);
-            // What the policy looks at is what Docker gets: the path behind all links.
-            *source = roots.allowed(&whole).unwrap_or(whole).to_string_lossy().into_owned();
+/// Puts the path behind all links in the place of every path: what the policy looks at is what Docker gets.
+pub(super) fn resolve(project: &mut Project, roots: &Roots) {
+    let follow = |path: &mut String| {
+        if let Some(whole) = roots.allowed(Path::new(path)) {
+            *path = whole.to_string_lossy().into_owned();
+        }
+    };
+    for service in project.services.values_mut() {
+        let binds = service.volumes.iter_mut().filter(|mount| mount.kind == "bind");
+        binds.filter_map(|mount| mount.source.as_mut()).for_each(follow);
+        if let Some(build) = &mut service.build
+            && !build.context.is_remote()
+        {
+            follow(&mut build.context.0);
+        }
+    }
+    for volume in project.volumes.values_mut() {
+        let binds =
+            volume.driver_opts.get("o").is_some_and(|options| options.0.split(',').any(|flag| flag.ends_with("bind")));
+        if let Some(device) = volume.driver_opts.get_mut("device").filter(|_| binds) {
+            follow(&mut device.0);
         }
     }
     for content in project.secrets.values_mut().chain(project.configs.values_mut()) {
         if let Some(file) = &mut content.file {
-            let whole = absolute(&directory, file);
-            *file = roots.allowed(&whole).unwrap_or(whole).to_string_lossy().into_owned();
-        }
-    }
-    for volume in project.volumes.values_mut() {
-        if let Some(device) = volume.driver_opts.get_mut("device")
-            && device.0.starts_with('.')
-        {
-            device.0 = absolute(&directory, &device.0).to_string_lossy().into_owned();
+            follow(&mut file.0);
         }
     }
 }

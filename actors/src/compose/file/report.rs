@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::yaml::At;
+use super::node::At;
 
 /// How many faults are told; more than that help nobody.
 const MAX_FAULTS: usize = 100;
@@ -59,7 +59,7 @@ impl Report {
         if self.faults.len() < MAX_FAULTS {
             let fault = Fault {
                 path: path.to_string(),
-                file: at.file.to_string(),
+                file: at.file.name.clone(),
                 line: at.line,
                 column: at.column,
                 message: message.into(),

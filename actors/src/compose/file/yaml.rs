@@ -10,153 +10,19 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput, Tag as YamlTag};
 
+use super::node::{At, Map, Node, Source, Tag, Value};
 use super::report::{Report, Trail};
+use super::scalar::{resolve, shorten};
 
 /// How deep a file may nest.
 const MAX_DEPTH: usize = 64;
 /// How many nodes a file may have, aliases expanded.
-const MAX_NODES: usize = 200_000;
+pub(super) const MAX_NODES: usize = 200_000;
 /// How many bytes of text a file may have, aliases expanded.
 const MAX_TEXT: usize = 16 << 20;
 
-/// Where something was written.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct At {
-    /// The file, as it was named.
-    pub(crate) file: Arc<str>,
-    /// The line, from 1; 0 where there is none.
-    pub(crate) line: u32,
-    /// The column, from 1; 0 where there is none.
-    pub(crate) column: u32,
-}
-
-impl At {
-    /// A file as a whole.
-    pub(crate) fn file(file: &Arc<str>) -> Self {
-        Self { file: Arc::clone(file), line: 0, column: 0 }
-    }
-
-    fn new(file: &Arc<str>, marker: &Marker) -> Self {
-        let column = u32::try_from(marker.col()).unwrap_or(u32::MAX).saturating_add(1);
-        Self { file: Arc::clone(file), line: u32::try_from(marker.line()).unwrap_or(u32::MAX), column }
-    }
-}
-
-/// What an override file asks of the value that it stands over.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Tag {
-    /// `!reset`: as if it had never been said.
-    Reset,
-    /// `!override`: instead of what was said, without merging.
-    Override,
-}
-
-/// A value and where it was written.
-#[derive(Clone, Debug)]
-pub(crate) struct Node {
-    pub(crate) value: Value,
-    pub(crate) at: At,
-    pub(crate) tag: Option<Tag>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    List(Vec<Node>),
-    Map(Map),
-}
-
-/// Two nodes are equal when their values are, wherever they were written.
-impl PartialEq for Node {
-    fn eq(&self, other: &Self) -> bool {
-        self.value == other.value
-    }
-}
-
-/// The entries of a mapping, in the order in which they were written.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Map {
-    entries: Vec<(String, At, Node)>,
-}
-
-impl PartialEq for Map {
-    fn eq(&self, other: &Self) -> bool {
-        self.entries.len() == other.entries.len()
-            && self.entries.iter().all(|(key, _, node)| other.get(key).is_some_and(|other| other == node))
-    }
-}
-
-impl Map {
-    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
-        self.entries.iter().find(|(name, ..)| name == key).map(|(_, _, node)| node)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &At, &Node)> {
-        self.entries.iter().map(|(key, at, node)| (key.as_str(), at, node))
-    }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &At, &mut Node)> {
-        self.entries.iter_mut().map(|(key, at, node)| (key.as_str(), &*at, node))
-    }
-
-    pub(crate) fn into_entries(self) -> Vec<(String, At, Node)> {
-        self.entries
-    }
-}
-
-impl Node {
-    pub(crate) fn as_text(&self) -> Option<&str> {
-        if let Value::Text(text) = &self.value { Some(text) } else { None }
-    }
-
-    pub(crate) fn as_map(&self) -> Option<&Map> {
-        if let Value::Map(map) = &self.value { Some(map) } else { None }
-    }
-
-    /// A scalar as text, the way Go prints it; none for null, lists and mappings.
-    pub(crate) fn scalar_text(&self) -> Option<String> {
-        match &self.value {
-            Value::Text(text) => Some(text.clone()),
-            Value::Bool(value) => Some(value.to_string()),
-            Value::Int(value) => Some(value.to_string()),
-            Value::Float(value) => Some(value.to_string()),
-            Value::Null | Value::List(_) | Value::Map(_) => None,
-        }
-    }
-
-    /// What kind of value it is, for messages.
-    pub(crate) fn kind(&self) -> &'static str {
-        match self.value {
-            Value::Null => "nothing",
-            Value::Bool(_) => "a boolean",
-            Value::Int(_) | Value::Float(_) => "a number",
-            Value::Text(_) => "a text",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a mapping",
-        }
-    }
-
-    /// The same as JSON.
-    #[cfg(test)]
-    pub(crate) fn to_json(&self) -> serde_json::Value {
-        match &self.value {
-            Value::Null => serde_json::Value::Null,
-            Value::Bool(value) => (*value).into(),
-            Value::Int(value) => (*value).into(),
-            Value::Float(value) => (*value).into(),
-            Value::Text(text) => text.clone().into(),
-            Value::List(items) => items.iter().map(Self::to_json).collect(),
-            Value::Map(map) => map.iter().map(|(key, _, node)| (key.to_owned(), node.to_json())).collect(),
-        }
-    }
-}
-
 /// Reads every document of `text`; none at all when it is not YAML.
-pub(crate) fn parse(file: &Arc<str>, text: &str, report: &mut Report) -> Vec<Node> {
+pub(crate) fn parse(file: &Arc<Source>, text: &str, report: &mut Report) -> Vec<Node> {
     // The parser is somebody else's: should it panic on some text, that text is refused and nothing else happens.
     let read = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let events = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
@@ -175,6 +41,11 @@ pub(crate) fn parse(file: &Arc<str>, text: &str, report: &mut Report) -> Vec<Nod
     }
 }
 
+fn at(file: &Arc<Source>, marker: &Marker) -> At {
+    let column = u32::try_from(marker.col()).unwrap_or(u32::MAX).saturating_add(1);
+    At { file: Arc::clone(file), line: u32::try_from(marker.line()).unwrap_or(u32::MAX), column }
+}
+
 struct Broken {
     at: At,
     message: String,
@@ -182,7 +53,7 @@ struct Broken {
 
 struct Builder<'a> {
     events: Parser<'a, StrInput<'a>>,
-    file: &'a Arc<str>,
+    file: &'a Arc<Source>,
     /// Finished nodes by anchor; an alias inside its own anchor finds nothing.
     anchors: HashMap<usize, Node>,
     nodes: usize,
@@ -207,9 +78,9 @@ impl<'a> Builder<'a> {
 
     fn next(&mut self) -> Result<(Event<'a>, At), Broken> {
         match self.events.next_event() {
-            Some(Ok((event, span))) => Ok((event, At::new(self.file, &span.start))),
+            Some(Ok((event, span))) => Ok((event, at(self.file, &span.start))),
             Some(Err(error)) => {
-                let at = At::new(self.file, error.marker());
+                let at = at(self.file, error.marker());
                 Err(Broken { at, message: format!("this is not YAML: {}", error.info()) })
             }
             None => Ok((Event::StreamEnd, At::file(self.file))),
@@ -258,7 +129,10 @@ impl<'a> Builder<'a> {
                     if event == Event::SequenceEnd {
                         break;
                     }
-                    items.push(self.node_from(event, at, depth + 1)?);
+                    let item = self.node_from(event, at, depth + 1)?;
+                    if item.tag != Some(Tag::Reset) {
+                        items.push(item);
+                    }
                 }
                 (Value::List(items), anchor, tag)
             }
@@ -269,6 +143,8 @@ impl<'a> Builder<'a> {
             None => None,
             Some(tag) => self.tag(&tag, &at)?,
         };
+        // What is taken away has no value of its own.
+        let value = if tag == Some(Tag::Reset) { Value::Null } else { value };
         let node = Node { value, at, tag };
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
@@ -307,10 +183,7 @@ impl<'a> Builder<'a> {
                 let message = format!("the key `{}` is there twice (first on line {line})", shorten(&name));
                 return Err(Broken { at: key.at, message });
             }
-            // There is no file before this one that could have said it.
-            if node.tag != Some(Tag::Reset) {
-                map.entries.push((name, key.at, node));
-            }
+            map.entries.push((name, key.at, node));
         }
         // What is said here wins over what is merged in; among what is merged in, the first wins.
         for source in merged {
@@ -351,7 +224,7 @@ impl<'a> Builder<'a> {
 }
 
 /// How many nodes, bytes of text and levels a tree has.
-fn weight(node: &Node) -> (usize, usize, usize) {
+pub(super) fn weight(node: &Node) -> (usize, usize, usize) {
     let add = |total: (usize, usize, usize), child: &Node| {
         let (nodes, text, levels) = weight(child);
         (total.0 + nodes, total.1 + text, total.2.max(levels + 1))
@@ -367,66 +240,13 @@ fn weight(node: &Node) -> (usize, usize, usize) {
     }
 }
 
-pub(crate) fn shorten(text: &str) -> String {
-    if text.chars().count() > 60 { text.chars().take(60).chain(['…']).collect() } else { text.to_owned() }
-}
-
-/// What a plain scalar means.
-pub(crate) fn resolve(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" => return Value::Bool(true),
-        "false" | "False" | "FALSE" => return Value::Bool(false),
-        _ => {}
-    }
-    let numeric = text.as_bytes()[0];
-    if !(numeric.is_ascii_digit() || matches!(numeric, b'+' | b'-' | b'.')) {
-        return Value::Text(text.into());
-    }
-    let plain = text.replace('_', "");
-    if let Some(value) = integer(&plain) {
-        return Value::Int(value);
-    }
-    match plain.as_str() {
-        ".inf" | ".Inf" | ".INF" | "+.inf" => return Value::Float(f64::INFINITY),
-        "-.inf" | "-.Inf" | "-.INF" => return Value::Float(f64::NEG_INFINITY),
-        _ => {}
-    }
-    let float = plain.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
-    match plain.parse::<f64>() {
-        Ok(value) if float && value.is_finite() => Value::Float(value),
-        _ => Value::Text(text.into()),
-    }
-}
-
-/// An integer as Go reads it with base 0: `0x`, `0o`, `0b`, and a leading zero for octal.
-pub(crate) fn integer(text: &str) -> Option<i64> {
-    let (sign, digits) = match text.as_bytes().first()? {
-        b'-' => (-1, &text[1..]),
-        b'+' => (1, &text[1..]),
-        _ => (1, text),
-    };
-    let lower = digits.to_ascii_lowercase();
-    let (digits, radix) = match lower.get(..2) {
-        Some("0x") => (&lower[2..], 16),
-        Some("0o") => (&lower[2..], 8),
-        Some("0b") => (&lower[2..], 2),
-        _ if lower.len() > 1 && lower.starts_with('0') => (&lower[1..], 8),
-        _ => (lower.as_str(), 10),
-    };
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        return None;
-    }
-    i64::from_str_radix(digits, radix).ok().map(|value| sign * value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<serde_json::Value, String> {
         let mut report = Report::default();
-        let documents = parse(&"compose.yaml".into(), text, &mut report);
+        let documents = parse(&Source::named("compose.yaml"), text, &mut report);
         match report.faults.first() {
             Some(fault) => Err(fault.to_string()),
             None => Ok(documents.first().map_or(serde_json::Value::Null, Node::to_json)),
@@ -496,7 +316,7 @@ mod tests {
         fn no_text_panics(text in "\\PC{0,60}|[\\-?:,\\[\\]{}#&*!|>'\"%@` \n\ta-c0-9<]{0,80}") {
             let mut report = Report::default();
             let _ = Builder {
-                events: Parser::new_from_str(&text), file: &"x".into(), anchors: HashMap::new(), nodes: 0, text: 0,
+                events: Parser::new_from_str(&text), file: &Source::named("x"), anchors: HashMap::new(), nodes: 0, text: 0,
             }.documents().map_err(|broken| report.fault(&broken.at, Trail::Root, broken.message));
         }
     }
