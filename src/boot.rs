@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
-use crate::http::{App, Listeners, Server};
+use crate::http::{App, Listeners, Reserved, Server};
 use crate::sd_notify::Notifier;
 
 /// How long the requests of a process that replaces itself may take to end.
@@ -172,12 +172,12 @@ async fn serve(up: &Up, config: Config, listeners: Option<Listeners>) -> Result<
     let notifier = Notifier::from_env();
     let listen = config.server.listen.clone();
     let stop_deadline = config.engine.stop_deadline.0;
-    let listeners = match listeners {
-        Some(listeners) => listeners,
-        None => Listeners::open(&listen, &up.data_dir.join("engine.sock"))
-            .map_err(|error| Failed::to(format_args!("listen on `{listen}`"), &error))?,
+    let cannot_listen = |error| Failed::to(format_args!("listen on `{listen}`"), &error);
+    let reserved = match listeners {
+        Some(listeners) => listeners.into(),
+        None => Reserved::new(&listen, &up.data_dir.join("engine.sock")).map_err(cannot_listen)?,
     };
-    let address = listeners.address().map_err(|error| Failed::to("learn the address", &error))?;
+    let address = reserved.address().map_err(|error| Failed::to("learn the address", &error))?;
     make_private_dir_if_absent(&config.volume(&up.data_dir)).map_err(|error| Failed::to("make the volume", &error))?;
     let metrics = bind_metrics(&config.server.metrics_listen).await?;
     let engine = Engine::start(up.settings(&config))
@@ -197,7 +197,7 @@ async fn serve(up: &Up, config: Config, listeners: Option<Listeners>) -> Result<
         move || reload(&up, &config)
     };
     engine.on_restart(reload);
-    let server = Server::new(Arc::clone(&app), listeners);
+    let server = Server::new(Arc::clone(&app), reserved.listen().map_err(cannot_listen)?);
     if let Some(listener) = metrics {
         tokio::spawn(Arc::clone(&app).serve_metrics(listener));
     }

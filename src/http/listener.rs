@@ -42,18 +42,33 @@ pub struct Listeners {
 /// The environment variable by which a process that replaces itself tells the next one its listeners' descriptors.
 const INHERITED: &str = "DXFLOW_LISTENERS";
 
-impl Listeners {
-    /// Binds the TCP address and the Unix socket at `unix_path`, or takes over those of the process that this one
-    /// replaces.
+/// The addresses that the engine will listen on. They are its own already, and nobody can connect yet.
+#[derive(Debug)]
+pub struct Reserved {
+    tcp: Tcp,
+    unix_path: PathBuf,
+}
+
+#[derive(Debug)]
+enum Tcp {
+    Bound(tokio::net::TcpSocket),
+    /// Taken over from the process that this one replaces: clients wait in their backlogs.
+    Open(TcpListener, UnixListener),
+}
+
+impl Reserved {
+    /// Binds the TCP address, or takes over the sockets of the process that this one replaces. The Unix socket is going
+    /// to be at `unix_path`.
     ///
     /// # Errors
-    /// When an address cannot be bound.
-    pub fn open(address: &str, unix_path: &Path) -> io::Result<Self> {
+    /// When the address cannot be bound.
+    pub fn new(address: &str, unix_path: &Path) -> io::Result<Self> {
+        let unix_path = unix_path.to_owned();
         if let Some((tcp, unix)) = inherited() {
             tcp.set_nonblocking(true)?;
             unix.set_nonblocking(true)?;
-            let (tcp, unix) = (TcpListener::from_std(tcp)?, UnixListener::from_std(unix)?);
-            return Ok(Self { tcp, unix, unix_path: unix_path.to_owned() });
+            let tcp = Tcp::Open(TcpListener::from_std(tcp)?, UnixListener::from_std(unix)?);
+            return Ok(Self { tcp, unix_path });
         }
         let address: SocketAddr = std::net::ToSocketAddrs::to_socket_addrs(address)?
             .next()
@@ -61,9 +76,7 @@ impl Listeners {
         let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        let tcp = socket.listen(BACKLOG)?;
-        let unix = bind_unix(unix_path)?;
-        Ok(Self { tcp, unix, unix_path: unix_path.to_owned() })
+        Ok(Self { tcp: Tcp::Bound(socket), unix_path })
     }
 
     /// The TCP address, with the port that was picked.
@@ -71,9 +84,36 @@ impl Listeners {
     /// # Errors
     /// When the socket does not know it.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+        match &self.tcp {
+            Tcp::Bound(socket) => socket.local_addr(),
+            Tcp::Open(listener, _) => listener.local_addr(),
+        }
     }
 
+    /// Lets clients connect, now that there is somebody to answer them: whoever finds the port open finds the keys and the
+    /// Unix socket too.
+    ///
+    /// # Errors
+    /// When somebody else listens there, or the Unix socket cannot be made.
+    pub fn listen(self) -> io::Result<Listeners> {
+        let (tcp, unix) = match self.tcp {
+            Tcp::Open(tcp, unix) => (tcp, unix),
+            Tcp::Bound(socket) => {
+                let unix = bind_unix(&self.unix_path)?;
+                (socket.listen(BACKLOG)?, unix)
+            }
+        };
+        Ok(Listeners { tcp, unix, unix_path: self.unix_path })
+    }
+}
+
+impl From<Listeners> for Reserved {
+    fn from(listeners: Listeners) -> Self {
+        Self { tcp: Tcp::Open(listeners.tcp, listeners.unix), unix_path: listeners.unix_path }
+    }
+}
+
+impl Listeners {
     /// The environment variable, and its value, that hands the listeners to a process which this one is about to
     /// become; their descriptors stay open through `execve` from now on.
     ///

@@ -36,7 +36,7 @@ use actors::live::Live;
 use tokio::sync::{Semaphore, watch};
 use warp::Filter;
 
-pub use listener::{Listeners, Server};
+pub use listener::{Listeners, Reserved, Server};
 
 use crate::config::Config;
 

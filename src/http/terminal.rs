@@ -133,8 +133,10 @@ impl Terminal {
             text: Utf8::default(),
         };
         let end = {
-            let reading = reader.run(&mut stream, dead_after);
-            let writing = writer.run(&mut sink, snapshot);
+            // Boxed: a future that is moved takes its place twice in the one around it, and every open socket holds them.
+            let reading = Box::pin(reader.run(&mut stream, dead_after));
+            let writing = Box::pin(writer.run(&mut sink, snapshot));
+            let signed_out = Box::pin(signed_out);
             let stopping = shutdown.wait_for(|phase| *phase != Phase::Serving);
             tokio::select! {
                 end = reading => end,
@@ -144,7 +146,7 @@ impl Terminal {
             }
         };
         // A client that does not take its goodbye loses it.
-        let _ = tokio::time::timeout(GOODBYE, goodbye(&mut sink, &mut stream, framing, end)).await;
+        let _ = tokio::time::timeout(GOODBYE, Box::pin(goodbye(&mut sink, &mut stream, framing, end))).await;
         drop(place);
     }
 }
@@ -191,7 +193,10 @@ impl Reader<'_> {
                 None => return End::Gone,
                 Some(Err(error)) => return error.into(),
                 Some(Ok(Message::Binary(bytes))) => self.typed(&bytes).await,
-                Some(Ok(Message::Text(text))) if self.framing == Framing::Control => self.control(&text).await,
+                // Boxed: seldom, and much larger than the rest.
+                Some(Ok(Message::Text(text))) if self.framing == Framing::Control => {
+                    Box::pin(self.control(&text)).await
+                }
                 Some(Ok(Message::Text(text))) => self.typed(text.as_bytes()).await,
                 // tungstenite answers pings and closes itself.
                 Some(Ok(Message::Close(_))) => return End::Gone,
@@ -211,7 +216,7 @@ impl Reader<'_> {
             && size != self.session.size()
         {
             // Who types sees the terminal as it is for them.
-            self.resize(size).await?;
+            Box::pin(self.resize(size)).await?;
         }
         match self.session.write(bytes).await {
             // What is typed into a shell that has ended goes nowhere.
@@ -311,7 +316,9 @@ impl Writer<'_> {
                         Ok(event) => event,
                         Err(error) => return Ok(End::Close(CloseCode::Error, error.to_string())),
                     };
-                    if let Some(end) = self.tell(sink, event, &mut buffer).await? {
+                    if let Event::Output = event {
+                        self.send(sink, std::mem::take(&mut buffer)).await?;
+                    } else if let Some(end) = Box::pin(self.tell(sink, event)).await? {
                         return Ok(end);
                     }
                 }
@@ -328,11 +335,10 @@ impl Writer<'_> {
         &mut self,
         sink: &mut SplitSink<Socket, Message>,
         event: Event,
-        buffer: &mut Vec<u8>,
     ) -> Result<Option<End>, tungstenite::Error> {
         let with_control = self.framing == Framing::Control;
         match event {
-            Event::Output => self.send(sink, std::mem::take(buffer)).await?,
+            Event::Output => {}
             Event::Resized { columns, rows } => {
                 if with_control {
                     sink.send(control(&json!({"type": "resized", "columns": columns, "rows": rows}))).await?;

@@ -66,7 +66,7 @@ pub(crate) fn terminal(data: &[u8]) {
         if log.committed() - timeline.newest().offset > log.capacity() / 2 {
             let mut replay = timeline.replay(false, 0);
             replay.run(&log, log.committed()).expect("the newest base is in the ring");
-            timeline.add(replay.into_base());
+            timeline.add(replay.base());
             timeline.forget_before(log.oldest());
         }
         log.append(piece);
@@ -86,6 +86,12 @@ pub(crate) fn terminal(data: &[u8]) {
                 fresh.feed(b"\x1b[31mused before\x1b[?1049h\x1b[?1003h");
                 fresh.feed(&replay.snapshot(true));
                 same(&live, &fresh, "at once");
+                if let Some(raw) = timeline.raw_snapshot(&log, log.committed()) {
+                    let mut fresh = Screen::new(columns, rows, 0);
+                    fresh.feed(b"\x1b[31mused before\x1b[?1049h\x1b[?1003h");
+                    fresh.feed(&raw);
+                    same(&live, &fresh, "raw");
+                }
                 viewer = Some(fresh);
             }
             [RESIZE, columns, rows, after @ ..] => {

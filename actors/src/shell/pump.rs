@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::session::Session;
+use super::timeline::Replay;
 use crate::keeper::Keeper;
 use crate::output_log::OutputLog;
 
@@ -26,6 +27,9 @@ use crate::output_log::OutputLog;
 const READS_PER_TURN: usize = 16;
 /// The most that one read takes; a pty gives no more at once (`N_TTY_BUF_SIZE`), and memory that is never filled stays free.
 const READ: usize = 4096;
+
+/// How long after its last base a flood's emulator is kept for the next one.
+const FLOODS_ON: Duration = Duration::from_millis(200);
 
 /// What a pump needs.
 pub(crate) struct Pump {
@@ -58,14 +62,14 @@ impl Pump {
         // SAFETY: the `Arc` keeps the descriptor open, and the same, for as long as the `AsyncFd` holds it.
         let pty = unsafe { AsyncFd::register_with_interest(Arc::clone(&self.pty), both) }?;
         let mut pause = Pause::No;
-        let mut noting: Option<JoinHandle<()>> = None;
+        let mut bases = Bases::default();
         loop {
             pause = self.consider_pause(pause);
             let input_waits = self.session.input.is_waiting();
             tokio::select! {
                 ready = pty.readable(), if !matches!(pause, Pause::Until(_)) => {
                     let mut ready = ready?;
-                    match self.read_turn(&mut noting).await {
+                    match self.read_turn(&mut bases).await {
                         Ok(Turn::More) => tokio::task::yield_now().await,
                         Ok(Turn::Empty) => ready.clear_ready(),
                         Ok(Turn::End) => return Ok(()),
@@ -80,6 +84,7 @@ impl Pump {
                 }
                 () = self.session.input.waiting(), if !input_waits => {}
                 () = self.session.drained.notified(), if matches!(pause, Pause::Until(_)) => {}
+                () = tokio::time::sleep(FLOODS_ON), if bases.emulator.is_some() => bases.emulator = None,
                 () = sleep_until(pause), if matches!(pause, Pause::Until(_)) => pause = Pause::Exhausted,
             }
         }
@@ -97,15 +102,15 @@ impl Pump {
 
     /// Viewers are woken by the first read of a turn, and see the rest by themselves; those who were done before are told
     /// at its end.
-    async fn read_turn(&self, noting: &mut Option<JoinHandle<()>>) -> io::Result<Turn> {
-        let turn = self.read_on(noting).await;
+    async fn read_turn(&self, bases: &mut Bases) -> io::Result<Turn> {
+        let turn = self.read_on(bases).await;
         self.session.publish(self.log.committed());
         turn
     }
 
-    async fn read_on(&self, noting: &mut Option<JoinHandle<()>>) -> io::Result<Turn> {
+    async fn read_on(&self, bases: &mut Bases) -> io::Result<Turn> {
         for read in 0..READS_PER_TURN {
-            let room = self.make_room(noting).await;
+            let room = self.make_room(bases).await;
             match self.log.fill_from(self.pty.as_fd(), room.min(READ)) {
                 Ok(0) => return Ok(Turn::End),
                 Ok(_) if read == 0 => self.session.publish(self.log.committed()),
@@ -130,7 +135,7 @@ impl Pump {
     }
 
     /// How many bytes may be read before the ring overwrites what the screen needs; makes and notes a newer base in time.
-    async fn make_room(&self, noting: &mut Option<JoinHandle<()>>) -> usize {
+    async fn make_room(&self, bases: &mut Bases) -> usize {
         let capacity = self.log.capacity();
         let committed = self.log.committed();
         let (newest, noted) = {
@@ -139,10 +144,10 @@ impl Pump {
         };
         if committed.saturating_sub(newest) > capacity / 2 {
             // Boxed: seldom needed, and an idle pump should not keep room for an emulator.
-            Box::pin(self.make_base(committed)).await;
+            Box::pin(self.make_base(committed, &mut bases.emulator)).await;
             let (session, keeper) = (Arc::clone(&self.session), self.keeper.clone());
-            finish(noting).await;
-            *noting = Some(tokio::spawn(async move {
+            bases.noted().await;
+            bases.noting = Some(tokio::spawn(async move {
                 if let Err(error) = session.save_note(&keeper).await {
                     tracing::warn!(shell = %session.id, error = crate::error::chain(&error), "the screen was not noted");
                 }
@@ -150,15 +155,19 @@ impl Pump {
         }
         let room = (noted + capacity).saturating_sub(committed);
         if room < READ as u64 {
-            finish(noting).await;
+            bases.noted().await;
             self.session.state().timeline.forget_before(self.log.oldest() + READ as u64);
             return READ;
         }
         usize::try_from(room).unwrap_or(READ)
     }
 
-    async fn make_base(&self, to: u64) {
-        let mut replay = self.session.state().timeline.replay(false, 0);
+    async fn make_base(&self, to: u64, emulator: &mut Option<Box<Replay>>) {
+        let mut replay = {
+            let state = self.session.state();
+            let going_on = emulator.take().and_then(|replay| state.timeline.go_on(*replay));
+            going_on.unwrap_or_else(|| state.timeline.replay(false, 0))
+        };
         loop {
             match replay.step(&self.log, to) {
                 Ok(true) => break,
@@ -169,11 +178,30 @@ impl Pump {
                 }
             }
         }
-        let mut base = replay.into_base();
+        let mut base = replay.base();
         base.offset = to;
+        *emulator = Some(Box::new(replay));
         let mut state = self.session.state();
         state.timeline.add(base);
         state.timeline.forget_before(self.log.oldest());
+    }
+}
+
+/// The making of bases.
+#[derive(Default)]
+struct Bases {
+    /// The newest one is on its way to the keeper.
+    noting: Option<JoinHandle<()>>,
+    /// What the newest one was made with, while a flood goes on.
+    emulator: Option<Box<Replay>>,
+}
+
+impl Bases {
+    /// Waits until the keeper has the newest.
+    async fn noted(&mut self) {
+        if let Some(noting) = self.noting.take() {
+            let _ = noting.await;
+        }
     }
 }
 
@@ -184,12 +212,6 @@ enum Turn {
     Empty,
     /// There will be nothing more.
     End,
-}
-
-async fn finish(noting: &mut Option<JoinHandle<()>>) {
-    if let Some(noting) = noting.take() {
-        let _ = noting.await;
-    }
 }
 
 async fn sleep_until(pause: Pause) {

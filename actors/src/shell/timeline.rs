@@ -25,6 +25,8 @@ const PIECE: usize = 4 << 10;
 /// How long a step takes, unless one piece takes longer.
 const TURN: Duration = Duration::from_millis(10);
 
+/// Up to how many bytes a shell's whole output may be its snapshot.
+const RAW: usize = 2 << 10;
 /// How many changes of size at one offset are told apart.
 pub(crate) const RESIZES_AT_ONCE: usize = 4;
 /// How many changes of size are kept.
@@ -138,9 +140,37 @@ impl Timeline {
         let base = if from_oldest { &self.bases[0] } else { self.newest() };
         let mut screen = Screen::new(base.columns, base.rows, scrollback);
         screen.feed(&base.snapshot);
-        let resizes = self.resizes.iter().filter(|resize| resize.number > base.resizes).copied().collect();
+        let resizes = self.resizes_after(base.resizes);
         let size = (base.columns, base.rows);
         Replay { screen, offset: base.offset, size, resizes, applied: base.resizes, buffer: Vec::new() }
+    }
+
+    /// A snapshot that needs no emulator: all that a shell has written so far, when it is little and harmless text (which
+    /// holds no query, and no bell).
+    pub(crate) fn raw_snapshot(&self, log: &OutputLog, to: u64) -> Option<Vec<u8>> {
+        let base = &self.bases[0];
+        let length = usize::try_from(to.checked_sub(base.offset)?).ok().filter(|length| *length <= RAW)?;
+        if !base.snapshot.is_empty() || self.number > 0 {
+            return None;
+        }
+        let mut bytes = b"\x1bc".to_vec();
+        log.read(base.offset, length, &mut bytes).ok().filter(|count| *count == length)?;
+        let text = &bytes[2..];
+        (skip::harmless(text) == length && !text.contains(&0x07)).then_some(bytes)
+    }
+
+    /// Has a replay of which the newest base was made go on from there; nothing when that was another one.
+    pub(crate) fn go_on(&self, mut replay: Replay) -> Option<Replay> {
+        let newest = self.newest();
+        let same = replay.offset == newest.offset && replay.applied == newest.resizes;
+        same.then(|| {
+            replay.resizes = self.resizes_after(replay.applied);
+            replay
+        })
+    }
+
+    fn resizes_after(&self, number: u64) -> VecDeque<Resize> {
+        self.resizes.iter().filter(|resize| resize.number > number).copied().collect()
     }
 }
 
@@ -215,7 +245,7 @@ impl Replay {
     }
 
     /// The screen as a base.
-    pub(crate) fn into_base(self) -> Base {
+    pub(crate) fn base(&self) -> Base {
         let (columns, rows) = self.size;
         let snapshot = self.screen.snapshot(false).into();
         Base { offset: self.offset, columns, rows, snapshot, resizes: self.applied }
@@ -253,16 +283,19 @@ mod tests {
             let log = OutputLog::create(64 << 10).expect("memory");
             let mut live = Screen::new(80, 24, 0);
             let mut timeline = Timeline::new(Base::blank(0, 80, 24), Vec::new());
+            let mut last: Option<Replay> = None;
             for step in steps {
                 match step {
                     Step::Output(text) => {
                         for chunk in text.as_bytes().chunks(4000) {
                             // As the pump does it.
                             if log.committed() - timeline.newest().offset > log.capacity() / 2 {
-                                let mut replay = timeline.replay(false, 0);
+                                let going_on = last.take().and_then(|replay| timeline.go_on(replay));
+                                let mut replay = going_on.unwrap_or_else(|| timeline.replay(false, 0));
                                 replay.run(&log, log.committed()).expect("the newest base is in the ring");
-                                timeline.add(replay.into_base());
+                                timeline.add(replay.base());
                                 timeline.forget_before(log.oldest());
+                                last = Some(replay);
                             }
                             log.append(chunk);
                             live.feed(chunk);

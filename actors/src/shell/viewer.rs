@@ -150,7 +150,8 @@ impl Viewer {
                 }
                 Err(Fallen { .. }) => {
                     let from = self.offset;
-                    let snapshot = self.snapshot().await?;
+                    // Boxed: seldom, and large.
+                    let snapshot = Box::pin(self.snapshot()).await?;
                     return Ok(Event::Gap { from, to: self.offset, snapshot });
                 }
             }
@@ -194,6 +195,10 @@ impl Viewer {
         let mut replay = {
             let mut state = self.session.state();
             state.timeline.forget_before(self.log.oldest());
+            if let Some(bytes) = state.timeline.raw_snapshot(&self.log, to) {
+                let (columns, rows) = state.timeline.size();
+                return Ok(Some(Snapshot { offset: to, columns, rows, bytes }));
+            }
             state.timeline.replay(from_oldest, self.scrollback)
         };
         let mut finish = move |log: &OutputLog| match replay.run(log, to) {
