@@ -729,7 +729,7 @@ async fn a_worker_that_panics_costs_its_job_and_nothing_else() {
         })
         .await;
     }
-    until_true("nothing to be left", || tree(&engine.volume()).len() == 2).await;
+    crate::support::until_true("nothing to be left", || tree(&engine.volume()).len() == 2).await;
 }
 
 #[tokio::test]
