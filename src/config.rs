@@ -20,6 +20,8 @@ pub struct Config {
     pub log: Log,
     /// Keys and sign-in.
     pub auth: actors::key_registry::Settings,
+    /// The audit.
+    pub audit: actors::store::audit::Settings,
     /// The keeper.
     pub keeper: actors::keeper::Settings,
     /// Shells.
@@ -236,6 +238,12 @@ impl Config {
         }
         if self.auth.max_challenges == 0 || self.auth.max_keys == 0 {
             return value("auth.max_keys", "must be at least 1, and so must `auth.max_challenges`");
+        }
+        if self.audit.retention.0.is_zero() || self.audit.max_records == 0 {
+            return value("audit.retention", "must not be 0, nor may `audit.max_records`");
+        }
+        if self.audit.refusal_rate == 0 || self.audit.refusal_burst == 0 {
+            return value("audit.refusal_rate", "must be at least 1, and so must `audit.refusal_burst`");
         }
         if self.log.level.parse::<tracing_subscriber::filter::Targets>().is_err() {
             return value("log.level", "must be a level (`info`) or directives (`info,dxflow=debug`)");

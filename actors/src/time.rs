@@ -25,3 +25,9 @@ pub fn unix_seconds(moment: SystemTime) -> i64 {
 pub fn iso(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "1970-01-01T00:00:00Z".into(), |moment| moment.to_string())
 }
+
+/// Unix milliseconds as ISO 8601 in UTC, `2026-11-24T10:00:00.25Z`.
+pub fn iso_millis(milliseconds: i64) -> String {
+    let moment = jiff::Timestamp::from_millisecond(milliseconds);
+    moment.map_or_else(|_| "1970-01-01T00:00:00Z".into(), |moment| moment.to_string())
+}

@@ -6,6 +6,7 @@
 
 mod args;
 mod attach;
+mod audit;
 mod boot;
 mod client;
 mod config_edit;
@@ -108,6 +109,7 @@ async fn ask(command: Command, settings: &Settings, output: Output) -> Done {
     let client = Client::new(settings, output)?;
     match command {
         Command::Engine(command) => engine::run(command, &client, output).await,
+        Command::Audit(command) => audit::run(command, &client, output).await,
         Command::Key(command) => key::run(command, &client, output).await,
         Command::Shell(Shell::Connect(connect)) => attach::run(&connect, &client, settings, output).await,
         Command::Shell(Shell::Create(create)) if create.connect => {

@@ -17,10 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::problem::Problem;
 use super::request::Request;
 use super::route::{Access, Answer, Route};
-
-/// Who signed in with this answer; for the audit, which cannot know it from the request.
-#[derive(Clone, Debug)]
-pub(crate) struct SignedIn(pub(crate) KeyId);
+use super::subject::SignedIn;
 
 pub(crate) fn routes() -> Vec<Route> {
     let mut routes = vec![

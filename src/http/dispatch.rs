@@ -16,11 +16,12 @@ use warp::reply::Response;
 
 use super::App;
 use super::answer::{self, STREAM_TYPE};
-use super::audit::{Pending, Subject};
+use super::audit::{self, Pending};
 use super::origin::{self, Origin};
 use super::problem::Problem;
 use super::request::{Body, Caller, Peer, Request};
 use super::route::{Access, Answer, Route};
+use super::subject::Subject;
 
 /// What arrives with a request beside its headers and its body.
 #[derive(Clone)]
@@ -102,7 +103,13 @@ async fn answer(
         )
         .retry_after(std::time::Duration::from_secs(1)));
     };
-    let caller = admit(app, route, &arrival, &headers, origin)?;
+    let caller = admit(app, route, &arrival, &headers, origin).inspect_err(|problem| {
+        if matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            let key = caller_of(app, &headers);
+            let action = format!("{} {}", arrival.method, route.path);
+            audit::refused(app, action, arrival.peer, key.as_ref(), problem.status, id);
+        }
+    })?;
     let mut request = Request {
         engine: Arc::clone(&app.engine),
         config,
@@ -181,6 +188,12 @@ fn admit(app: &App, route: &Route, arrival: &Arrival, headers: &HeaderMap, origi
         return Err(Problem::forbidden("the key is READ_ONLY, and this changes something"));
     }
     Ok(caller)
+}
+
+/// Whose token a refused request carries, if it is good.
+fn caller_of(app: &App, headers: &HeaderMap) -> Option<actors::ids::KeyId> {
+    let (token, _) = presented_token(headers, headers.contains_key(header::UPGRADE))?;
+    app.engine.keys.verify_token(&token).ok().map(|session| session.key)
 }
 
 /// The token of a request, and whether a cookie brought it: header, then cookie, then (for a WebSocket) subprotocol.

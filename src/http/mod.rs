@@ -5,6 +5,7 @@
 
 pub(crate) mod answer;
 mod audit;
+mod audit_log;
 mod auth;
 mod dispatch;
 mod engine;
@@ -21,6 +22,7 @@ pub(crate) mod request;
 pub(crate) mod route;
 mod routes;
 mod shells;
+mod subject;
 mod table;
 mod terminal;
 mod websocket;
@@ -68,6 +70,7 @@ pub struct App {
     pub(crate) table: table::Table,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) limiter: rate::Limiter,
+    pub(crate) refusals: audit::Refusals,
     pub(crate) requests: Semaphore,
     pub(crate) openapi: bytes::Bytes,
     pub(crate) started: Instant,
@@ -99,6 +102,7 @@ impl App {
             table: table::Table::new(routes),
             phase: watch::Sender::new(Phase::Serving),
             limiter: rate::Limiter::default(),
+            refusals: audit::Refusals::default(),
             started: Instant::now(),
             counters: metrics::Counters::default(),
             start,

@@ -163,7 +163,7 @@ pub(crate) struct Request {
     /// The application that serves it.
     pub(crate) app: Arc<super::App>,
     /// What the call is about, for the audit.
-    pub(crate) subject: super::audit::Subject,
+    pub(crate) subject: super::subject::Subject,
 }
 
 impl Request {

@@ -1,6 +1,7 @@
 //! Black-box tests: the real program, over the network, as a user has it.
 #![allow(unreachable_pub, reason = "`support` is written as a library is, and no test uses all of it")]
 
+mod audit;
 mod auth;
 mod boot;
 mod cli;

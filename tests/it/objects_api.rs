@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::objects::{bytes, sha256, tree, until_finished};
-use crate::support::{Answer, Engine, until, until_true};
+use crate::support::{Answer, Engine, until};
 
 fn names(objects: &Value) -> Vec<&str> {
     objects.as_array().expect("an array").iter().map(|object| object["identity"].as_str().expect("text")).collect()
@@ -729,7 +729,7 @@ async fn a_worker_that_panics_costs_its_job_and_nothing_else() {
         })
         .await;
     }
-    until_true("nothing to be left", || tree(&engine.volume()).len() == 2).await;
+    crate::support::until_true("nothing to be left", || tree(&engine.volume()).len() == 2).await;
 }
 
 #[tokio::test]

@@ -69,8 +69,8 @@ fn promised(method: &Method, path: &str) -> &'static str {
         "auth" if path == "/auth/inspect" => "signed in",
         "auth" => "MASTER",
         "engine" => {
-            let master = ["/engine/key", "/engine/restart", "/engine/supervision", "/engine/fault"];
-            if master.contains(&path.as_str()) { "MASTER" } else { "signed in" }
+            let master = ["/engine/key", "/engine/restart", "/engine/supervision", "/engine/fault", "/engine/audit"];
+            if master.iter().any(|master| path.starts_with(master)) { "MASTER" } else { "signed in" }
         }
         "metrics" => "signed in",
         "object" => "OBJECT",

@@ -89,7 +89,13 @@ const STEPS: &[&str] = &[
     ) STRICT;
     -- Containers that somebody has stopped: their exit code does not tell.
     CREATE TABLE stopped_containers (container TEXT PRIMARY KEY NOT NULL) STRICT;",
-    // 4: revisions of workflows. The row in `workflows` is the one that applies.
+    // 4: the audit as a chain. What is there already stands before its anchor.
+    "ALTER TABLE audit ADD COLUMN hash BLOB;
+    INSERT INTO meta (name, value) SELECT 'audit_anchor', MAX(id) || ':' FROM audit HAVING COUNT(*) > 0;
+    CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
+        WHEN OLD.id > COALESCE((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'audit_anchor'), 0)
+        BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;",
+    // 5: revisions of workflows. The row in `workflows` is the one that applies.
     "ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
     CREATE TABLE workflow_revisions (
         identity   TEXT NOT NULL,
@@ -140,7 +146,9 @@ mod tests {
         migrate(&mut connection).expect("a second time is nothing");
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("read");
         assert_eq!(version, STEPS.len() as i64);
-        connection.execute("INSERT INTO audit VALUES (NULL, 1, 'a', 'b', 'c', 'd', 'e', 'f')", []).expect("inserted");
+        connection
+            .execute("INSERT INTO audit VALUES (NULL, 1, 'a', 'b', 'c', 'd', 'e', 'f', x'00')", [])
+            .expect("inserted");
         assert!(connection.execute("UPDATE audit SET caller = 'x'", []).is_err(), "the audit is append-only");
     }
 

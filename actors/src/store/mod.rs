@@ -11,6 +11,7 @@
 //! the file anew. What was answered is kept. A piece of work that was taken
 //! and not answered may or may not be.
 
+pub mod audit;
 mod error;
 mod migrations;
 mod writer;
@@ -25,6 +26,7 @@ use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use self::audit::{AuditEntry, AuditFilter, AuditRecord, AuditVerdict, ChainHead};
 pub use self::error::StoreError;
 use self::writer::{Job, Outcome};
 use crate::call::{self, CallError, Handle, Reply, Slot};
@@ -75,23 +77,6 @@ pub enum StoreMsg {
         /// What it said.
         reason: String,
     },
-}
-
-/// One entry of the audit.
-#[derive(Clone, Debug)]
-pub struct AuditRecord {
-    /// The key's identity; `unix` for the owner's socket; `-` for nobody.
-    pub caller: String,
-    /// Where the request came from.
-    pub peer: String,
-    /// What was asked (`PUT /shell/resize`).
-    pub action: String,
-    /// What it was asked of, as far as that is known.
-    pub subject: String,
-    /// What became of it: a status.
-    pub outcome: String,
-    /// The request id.
-    pub request: String,
 }
 
 impl Store {
@@ -261,32 +246,6 @@ impl Store {
             Ok(Err(panic)) => Err(StoreError::Panicked(panic).into()),
             Err(_) => Err(late().into()),
         }
-    }
-
-    /// Appends to the audit; it is on the disk when this returns.
-    ///
-    /// # Errors
-    /// A [`StoreError`] when it could not be kept.
-    pub async fn audit(&self, record: AuditRecord) -> Result<(), StoreError> {
-        let at = crate::time::unix_millis();
-        self.write(move |transaction| {
-            transaction
-                .prepare(
-                    "INSERT INTO audit (at, caller, peer, action, subject, outcome, request)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                )?
-                .execute((
-                    at,
-                    &record.caller,
-                    &record.peer,
-                    &record.action,
-                    &record.subject,
-                    &record.outcome,
-                    &record.request,
-                ))?;
-            Ok(())
-        })
-        .await
     }
 }
 

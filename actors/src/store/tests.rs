@@ -131,7 +131,7 @@ async fn the_audit_keeps_what_it_is_told() {
         outcome: "200".into(),
         request: "r".into(),
     };
-    store.audit(record).await.expect("kept");
+    store.audit(record, audit::Settings::default()).await.expect("kept");
     let caller: String = store
         .read(|connection| Ok::<_, StoreError>(connection.query_row("SELECT caller FROM audit", [], |row| row.get(0))?))
         .await

@@ -62,6 +62,9 @@ pub(crate) enum Command {
     /// Keys: who may use an engine.
     #[command(subcommand)]
     Key(Key),
+    /// The audit: who signed in, was refused, or changed something.
+    #[command(subcommand)]
+    Audit(Audit),
     /// Shells: terminal sessions that outlive their viewers.
     #[command(subcommand)]
     Shell(Shell),
@@ -106,6 +109,32 @@ pub(crate) enum Boot {
         /// End the shells too.
         #[arg(long)]
         kill_shells: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// The records, the newest first.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Leave out this many of the newest.
+        #[arg(long)]
+        offset: Option<u64>,
+        /// How many [default: 100]; -1 for all.
+        #[arg(long, allow_negative_numbers = true)]
+        limit: Option<i64>,
+        /// Only those of this key; `unix` for the engine's own socket, `-` for nobody.
+        #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+        caller: Option<String>,
+        /// Only that of this request id, as `X-Request-Id` tells it.
+        #[arg(long, value_name = "ID")]
+        request: Option<String>,
+    },
+    /// Follow the chain of hashes; names the first record that was changed or removed, and fails then.
+    Verify {
+        /// The head that an earlier verification printed: it must still be in the chain.
+        #[arg(long, value_name = "ID:HASH")]
+        head: Option<String>,
     },
 }
 
