@@ -22,6 +22,8 @@ pub struct Config {
     pub auth: actors::key_registry::Settings,
     /// The audit.
     pub audit: actors::store::audit::Settings,
+    /// Requests that are sent again.
+    pub idempotency: actors::store::idempotency::Settings,
     /// The keeper.
     pub keeper: actors::keeper::Settings,
     /// Shells.
@@ -244,6 +246,9 @@ impl Config {
         }
         if self.audit.refusal_rate == 0 || self.audit.refusal_burst == 0 {
             return value("audit.refusal_rate", "must be at least 1, and so must `audit.refusal_burst`");
+        }
+        if self.idempotency.lifetime.0.is_zero() {
+            return value("idempotency.lifetime", "must not be 0");
         }
         if self.log.level.parse::<tracing_subscriber::filter::Targets>().is_err() {
             return value("log.level", "must be a level (`info`) or directives (`info,dxflow=debug`)");

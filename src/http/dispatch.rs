@@ -17,6 +17,7 @@ use warp::reply::Response;
 use super::App;
 use super::answer::{self, STREAM_TYPE};
 use super::audit::{self, Pending};
+use super::idempotency;
 use super::origin::{self, Origin};
 use super::problem::Problem;
 use super::request::{Body, Caller, Peer, Request};
@@ -129,14 +130,22 @@ async fn answer(
     };
     request.query = read_query(arrival.uri.query().unwrap_or(""))?;
     let audit = Pending::begin(route, &request.method, &request);
-    let work = AssertUnwindSafe((route.handler)(request)).catch_unwind();
-    let answer = work.await.unwrap_or_else(|panic| {
-        Err(Problem::internal(format!("a handler panicked: {}", actors::call::panic_message(&*panic))))
-    });
+    if let Some(key) = idempotency::key_of(route, &request)? {
+        return idempotency::once(&key, route, request, audit).await;
+    }
+    let answer = run(route, request).await;
     if let Some(audit) = audit {
         audit.end(&answer).await;
     }
     answer
+}
+
+/// Runs the handler; one that panics costs its request a 500.
+pub(crate) async fn run(route: &Route, request: Request) -> Answer {
+    let work = AssertUnwindSafe((route.handler)(request)).catch_unwind();
+    work.await.unwrap_or_else(|panic| {
+        Err(Problem::internal(format!("a handler panicked: {}", actors::call::panic_message(&*panic))))
+    })
 }
 
 /// Who asks, if the route is open to them.
@@ -294,7 +303,7 @@ fn preflight(headers: &HeaderMap) -> Answer {
 }
 
 /// Writes a refusal in the form that was asked for.
-fn refusal(problem: &Problem, in_stream: bool, id: &str) -> Response {
+pub(crate) fn refusal(problem: &Problem, in_stream: bool, id: &str) -> Response {
     if let Some(cause) = &problem.more.cause {
         if problem.status.is_server_error() {
             tracing::error!(status = problem.status.as_u16(), cause, "{}", problem.detail);

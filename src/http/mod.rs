@@ -10,6 +10,7 @@ mod auth;
 mod dispatch;
 mod engine;
 mod exact;
+mod idempotency;
 mod listener;
 mod metrics;
 mod objects;
@@ -71,6 +72,7 @@ pub struct App {
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) limiter: rate::Limiter,
     pub(crate) refusals: audit::Refusals,
+    pub(crate) in_flight: idempotency::InFlight,
     pub(crate) requests: Semaphore,
     pub(crate) openapi: bytes::Bytes,
     pub(crate) started: Instant,
@@ -103,6 +105,7 @@ impl App {
             phase: watch::Sender::new(Phase::Serving),
             limiter: rate::Limiter::default(),
             refusals: audit::Refusals::default(),
+            in_flight: idempotency::InFlight::default(),
             started: Instant::now(),
             counters: metrics::Counters::default(),
             start,

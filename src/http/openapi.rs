@@ -160,7 +160,20 @@ fn parameters(route: &Route, generator: &mut SchemaGenerator) -> Value {
             parameters.push(parameter);
         }
     }
+    if takes_idempotency_key(route) {
+        parameters.push(json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255 },
+            "description": "Names this request: sent again, it has one effect and gets the same answer for a day \
+                            (`Idempotency-Replayed: true`). Another request with it is a 422; while the first is being \
+                            carried out, or where its outcome is not known, a 409.",
+        }));
+    }
     Value::Array(parameters)
+}
+
+fn takes_idempotency_key(route: &Route) -> bool {
+    route.changes && route.access != Access::Public
 }
 
 fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
@@ -186,7 +199,8 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     }
     let signed_in: &[u16] = if route.access == Access::Public { &[403, 429] } else { &[401, 403] };
     let refusals = route.docs.refusals.iter().map(StatusCode::as_u16);
-    for status in refusals.chain(signed_in.iter().copied()).chain(ANY_REFUSAL) {
+    let once: &[u16] = if takes_idempotency_key(route) { &[409, 422, 429] } else { &[] };
+    for status in refusals.chain(signed_in.iter().copied()).chain(once.iter().copied()).chain(ANY_REFUSAL) {
         responses.entry(status.to_string()).or_insert_with(|| json!({ "$ref": "#/components/responses/Problem" }));
     }
     Value::Object(responses)

@@ -93,6 +93,11 @@ impl Body {
         Self { stream: Some(stream.boxed()), waits: headers.contains_key(http::header::EXPECT) }
     }
 
+    /// A body that has been read already.
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self { stream: Some(futures_util::stream::once(async { Ok(bytes) }).boxed()), waits: false }
+    }
+
     const fn empty() -> Self {
         Self { stream: None, waits: false }
     }

@@ -11,6 +11,7 @@ mod examples;
 mod execute;
 mod faults;
 mod http;
+mod idempotency;
 mod keys;
 mod leaks;
 mod objects_api;

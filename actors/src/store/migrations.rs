@@ -95,7 +95,37 @@ const STEPS: &[&str] = &[
     CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
         WHEN OLD.id > COALESCE((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'audit_anchor'), 0)
         BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;",
-    // 5: revisions of workflows. The row in `workflows` is the one that applies.
+    // 5: requests that are carried out once, and their answers.
+    "CREATE TABLE idempotent (
+        caller      TEXT NOT NULL,
+        -- SHA-256 of the client's key, and of the request with it.
+        key         BLOB NOT NULL,
+        fingerprint BLOB NOT NULL,
+        -- None while it is not answered.
+        status      INTEGER,
+        -- The answer, sealed with the client's key, which is nowhere; none where it was too long.
+        sealed      BLOB,
+        -- Unix milliseconds.
+        created_at  INTEGER NOT NULL,
+        PRIMARY KEY (caller, key)
+    ) STRICT;
+    CREATE INDEX idempotent_by_age ON idempotent (created_at);
+    -- How many each caller has, kept by the triggers.
+    CREATE TABLE idempotent_use (caller TEXT PRIMARY KEY NOT NULL, records INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+    CREATE TRIGGER idempotent_comes AFTER INSERT ON idempotent BEGIN
+        INSERT INTO idempotent_use VALUES (NEW.caller, 1, COALESCE(LENGTH(NEW.sealed), 0))
+            ON CONFLICT (caller) DO UPDATE SET records = records + 1, bytes = bytes + excluded.bytes;
+    END;
+    CREATE TRIGGER idempotent_changes AFTER UPDATE ON idempotent BEGIN
+        UPDATE idempotent_use SET bytes = bytes + COALESCE(LENGTH(NEW.sealed), 0) - COALESCE(LENGTH(OLD.sealed), 0)
+            WHERE caller = NEW.caller;
+    END;
+    CREATE TRIGGER idempotent_goes AFTER DELETE ON idempotent BEGIN
+        UPDATE idempotent_use SET records = records - 1, bytes = bytes - COALESCE(LENGTH(OLD.sealed), 0)
+            WHERE caller = OLD.caller;
+        DELETE FROM idempotent_use WHERE caller = OLD.caller AND records <= 0;
+    END;",
+    // 6: revisions of workflows. The row in `workflows` is the one that applies.
     "ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
     CREATE TABLE workflow_revisions (
         identity   TEXT NOT NULL,

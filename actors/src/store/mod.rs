@@ -13,6 +13,7 @@
 
 pub mod audit;
 mod error;
+pub mod idempotency;
 mod migrations;
 mod writer;
 
