@@ -138,7 +138,7 @@ struct Create {
     start: bool,
     /// When images are pulled; as the file says without.
     pull: Option<Pull>,
-    /// Building images is not supported yet: `true` is refused.
+    /// Whether images that the file says how to build are built although they are there.
     #[serde(default)]
     build: bool,
     /// Whether containers of services that the file does not have are removed.
@@ -198,9 +198,6 @@ async fn list(request: Request) -> Answer {
 
 async fn create(mut request: Request) -> Answer {
     let create: Create = request.json().await?;
-    if create.build {
-        return Err(Problem::bad_request("`build` is not supported: name images that are there or can be pulled"));
-    }
     if create.content.is_some() == create.source.is_some() {
         return Err(Problem::bad_request("say either `content` or `source`"));
     }
@@ -212,6 +209,7 @@ async fn create(mut request: Request) -> Answer {
         profiles: create.profiles,
         start: create.start,
         pull: create.pull.map(|pull| pull.name().to_owned()),
+        build: create.build,
         remove_orphans: create.remove_orphans,
     };
     let operation = request.engine.workflows.begin(&identity, Action::Create(Arc::new(spec))).await?;
@@ -235,7 +233,7 @@ struct Update {
     start: Option<bool>,
     /// When images are pulled; as the file says without.
     pull: Option<Pull>,
-    /// Building images is not supported yet: `true` is refused.
+    /// Whether images that the file says how to build are built although they are there.
     #[serde(default)]
     build: bool,
     /// Whether containers of services that no file of ours had are removed too; those of services that the file before had
@@ -248,9 +246,6 @@ struct Update {
 
 async fn update(mut request: Request) -> Answer {
     let update: Update = request.json().await?;
-    if update.build {
-        return Err(Problem::bad_request("`build` is not supported: name images that are there or can be pulled"));
-    }
     if update.content.is_some() == update.source.is_some() {
         return Err(Problem::bad_request("say either `content` or `source`"));
     }
@@ -261,6 +256,7 @@ async fn update(mut request: Request) -> Answer {
         profiles: update.profiles,
         start: update.start,
         pull: update.pull.map(|pull| pull.name().to_owned()),
+        build: update.build,
         remove_orphans: update.remove_orphans,
     };
     begin(request, update.identity, Action::Update(Arc::new(spec)), update.wait).await

@@ -317,3 +317,46 @@ async fn an_update_changes_what_the_file_changes_and_can_be_taken_back() {
     engine.delete("/workflow/compose/", json!({ "identity": identity })).await.expect(200);
     engine.put("/workflow/compose/update/", json!({ "identity": identity, "content": "x" })).await.refusal(404);
 }
+
+#[tokio::test]
+async fn an_image_is_built_of_its_context() {
+    let (engine, project) = (Engine::start().await, Project::new("build"));
+    let identity = project.name();
+    let put = async |name: &str, content: &str| {
+        let body = json!({ "identity": format!("app/{name}"), "content": content });
+        engine.post("/object/fs/", body).await.expect(201);
+    };
+    put("Dockerfile", &format!("FROM {IMAGE}\nARG WORD=none\nCOPY . /app/\nRUN echo $WORD > /app/word\n")).await;
+    put(".dockerignore", "secret\nsub/*.log\n!sub/keep.log\n").await;
+    for name in ["secret", "sub/a.log", "sub/keep.log", "plain"] {
+        put(name, name).await;
+    }
+    let file = format!(
+        "services:\n  app:\n    build: {{context: ., args: {{WORD: said}}}}\n    command: {FOREVER}\n  inline:\n    build:\n      \
+         context: ./sub\n      dockerfile_inline: |\n        FROM {IMAGE}\n        COPY keep.log /kept\n    command: {FOREVER}\n"
+    );
+    put("compose.yaml", &file).await;
+    let body = json!({ "identity": identity, "source": "app", "start": true });
+    let made = engine.post("/workflow/compose/", body).await.expect(201);
+    assert_eq!(made["state"], "running", "{made}");
+    let say = async |service: &str, command: &str| {
+        let body = json!({ "identity": identity, "service": service, "command": command });
+        let said = engine.put("/workflow/compose/execute/", body).await.expect(200);
+        said["stdout"].as_str().expect("text").to_owned()
+    };
+    assert_eq!(
+        say("app", "cat /app/word; cd /app; find . -type f | sort").await.lines().collect::<Vec<_>>(),
+        ["said", "./.dockerignore", "./Dockerfile", "./compose.yaml", "./plain", "./sub/keep.log", "./word"]
+    );
+    assert_eq!(say("inline", "cat /kept").await, "sub/keep.log");
+
+    // A step that fails is told, and the workflow that applies stays.
+    let bad = format!("services:\n  app:\n    build: {{dockerfile_inline: \"FROM {IMAGE}\\nRUN exit 3\"}}\n");
+    let body = json!({ "identity": identity, "content": bad, "build": true });
+    let refused = engine.put("/workflow/compose/update/", body).await;
+    assert!(refused.refusal(502).contains("returned a non-zero code: 3"), "{refused:?}");
+    engine.delete("/workflow/compose/", json!({ "identity": identity })).await.expect(200);
+    for service in ["app", "inline"] {
+        docker(&["image", "rm", "-f", &format!("{identity}-{service}")]);
+    }
+}

@@ -413,6 +413,7 @@ impl Workflows {
             services: Vec::new(),
             pull: spec.pull.clone(),
             remove_orphans: spec.remove_orphans,
+            build: spec.build,
             dropped: Vec::new(),
         };
         let failures = match work.up(&project, &up).await.map(|brought| brought.failures) {
@@ -493,6 +494,7 @@ impl Workflows {
             services: Vec::new(),
             pull: spec.pull.clone(),
             remove_orphans: spec.remove_orphans,
+            build: spec.build,
             dropped: before.services.into_keys().filter(|name| !project.services.contains_key(name)).collect(),
         };
         let Brought { failures, steps } = work.up(&project, &up).await?;

@@ -17,6 +17,7 @@
 //! broken off and the next start does what is left.
 
 mod body;
+mod build;
 mod error;
 mod exec;
 pub(crate) mod file;

@@ -32,6 +32,8 @@ pub struct CreateSpec {
     pub start: bool,
     /// When images are pulled: `always`, `missing` or `never`.
     pub pull: Option<String>,
+    /// Whether images that can be built are, although they are there.
+    pub build: bool,
     /// Whether containers of services that the file does not have are removed.
     pub remove_orphans: bool,
 }
@@ -51,6 +53,8 @@ pub struct UpdateSpec {
     pub start: Option<bool>,
     /// When images are pulled: `always`, `missing` or `never`.
     pub pull: Option<String>,
+    /// Whether images that can be built are, although they are there.
+    pub build: bool,
     /// Whether containers of services that no revision of ours had are removed too.
     pub remove_orphans: bool,
 }

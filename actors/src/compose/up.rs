@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::body::{self, label};
 use super::error::{WorkflowError, is_conflict, is_missing};
 use super::file::Project;
-use super::file::forms::Dependency;
+use super::file::forms::{Build, Dependency};
 use super::hub::DockerEvent;
 use super::observe::{Seen, observe};
 use super::ops::Work;
@@ -34,6 +34,8 @@ pub(crate) struct Up {
     pub(crate) services: Vec<String>,
     pub(crate) pull: Option<String>,
     pub(crate) remove_orphans: bool,
+    /// Whether images that can be built are, although they are there.
+    pub(crate) build: bool,
     /// Services that the file had: their containers are removed.
     pub(crate) dropped: Vec<String>,
 }
@@ -45,6 +47,16 @@ pub(crate) struct Brought {
     pub(crate) failures: BTreeMap<String, String>,
     /// What was to be changed, and why.
     pub(crate) steps: Vec<Step>,
+}
+
+/// An image that services want.
+struct Wanted<'p> {
+    /// When it is pulled.
+    policy: &'p str,
+    platform: Option<&'p str>,
+    /// How it is made, if it can be.
+    build: Option<&'p Build>,
+    services: Vec<&'p str>,
 }
 
 /// How far a service has come.
@@ -118,16 +130,22 @@ impl Work {
         up: &Up,
         failures: &mut BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
-        let mut wanted: BTreeMap<&str, (&str, Option<&str>, Vec<&str>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<&str, Wanted<'_>> = BTreeMap::new();
         for name in meant {
             let Some(service) = project.services.get(name) else { continue };
             let Some(image) = service.image.as_deref() else { continue };
             let policy = up.pull.as_deref().or(service.pull_policy.as_deref()).unwrap_or("missing");
-            let entry = wanted.entry(image).or_insert((policy, service.platform.as_deref(), Vec::new()));
-            entry.2.push(name);
+            let entry = wanted.entry(image).or_insert_with(|| Wanted {
+                policy,
+                platform: service.platform.as_deref(),
+                build: service.build.as_deref(),
+                services: Vec::new(),
+            });
+            entry.services.push(name);
         }
-        let pulls = wanted.into_iter().map(|(image, (policy, platform, services))| async move {
-            (image, self.image(image, policy, platform).await, services)
+        let pulls = wanted.into_iter().map(|(image, wanted)| async move {
+            let id = self.built_or_pulled(image, &wanted, up.build).await;
+            (image, id, wanted.services)
         });
         let mut images = BTreeMap::new();
         for (image, id, services) in futures_util::future::join_all(pulls).await {
@@ -139,6 +157,18 @@ impl Work {
             }
         }
         images
+    }
+
+    async fn built_or_pulled(&self, image: &str, wanted: &Wanted<'_>, build: bool) -> Result<String, WorkflowError> {
+        let Some(how) = wanted.build else { return self.image(image, wanted.policy, wanted.platform).await };
+        let there = match build || wanted.policy == "build" {
+            true => None,
+            false => self.inspect_image(image).await?,
+        };
+        match there {
+            Some(id) => Ok(id),
+            None => self.build(wanted.services.first().copied().unwrap_or(""), image, how, wanted.platform).await,
+        }
     }
 
     async fn image(&self, image: &str, policy: &str, platform: Option<&str>) -> Result<String, WorkflowError> {

@@ -111,6 +111,9 @@ pub(crate) struct WorkflowUpdate {
     /// When to pull images: always, missing or never.
     #[arg(long)]
     pub(crate) pull: Option<String>,
+    /// Build images first.
+    #[arg(long)]
+    pub(crate) build: bool,
     /// Remove containers of services that no file of it had.
     #[arg(long)]
     pub(crate) remove_orphans: bool,

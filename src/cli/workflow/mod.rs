@@ -138,6 +138,7 @@ async fn update(update: &WorkflowUpdate, client: &Client, output: Output) -> Don
     put("env", (!env.is_empty()).then(|| env.into()));
     put("pull", update.pull.as_deref().map(Value::from));
     put("start", update.start.then(|| true.into()));
+    put("build", update.build.then(|| true.into()));
     put("remove_orphans", update.remove_orphans.then(|| true.into()));
     watch(Call::put("/workflow/compose/update/").json(&body), "updated", client, output).await
 }

@@ -28,12 +28,14 @@ const BUILDKIT: &[&str] = &[
     "additional_contexts",
     "cache_to",
     "entitlements",
+    "extra_hosts",
     "no_cache_filter",
     "privileged",
     "provenance",
     "sbom",
     "secrets",
     "ssh",
+    "ulimits",
 ];
 
 /// Names what is known and not honoured, where it stands.
@@ -69,8 +71,6 @@ fn service(name: &str, service: &Node, report: &mut Report) {
         }
     }
     if let Some(build) = map.get("build").filter(|build| !build.is_null()) {
-        let message = "nothing is built: the image must be there, or be pulled";
-        report.warn("not-honoured", format!("{path}.build"), message);
         if let Some(ssh) = build.as_map().and_then(|build| build.get("ssh")).filter(|ssh| ssh.is_null()) {
             report.fault(
                 &ssh.at,

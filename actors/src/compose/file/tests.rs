@@ -132,13 +132,13 @@ fn a_link_does_not_lead_a_bind_out() {
 #[test]
 fn secrets_are_masked_and_what_is_not_honoured_is_named() {
     let loaded = read(
-        "version: '3'\nservices:\n  a:\n    image: x\n    build: .\n    secrets: [s]\n    deploy: {placement: {}}\nsecrets:\n  \
+        "version: '3'\nservices:\n  a:\n    image: x\n    build: {context: ., ssh: [default]}\n    secrets: [s]\n    deploy: {placement: {}}\nsecrets:\n  \
          s: {content: hush}\n",
     )
     .expect("a project");
     assert!(!serde_json::to_string(&loaded.project).expect("JSON").contains("hush"));
     let named: Vec<&str> = loaded.warnings.iter().map(|warning| warning.path.as_str()).collect();
-    assert_eq!(named, ["version", "services.a.build", "services.a.deploy.placement"]);
+    assert_eq!(named, ["version", "services.a.build.ssh", "services.a.deploy.placement"]);
     for refused in ["extends: b", "provider: {type: x}", "use_api_socket: true"] {
         assert!(read(&format!("services:\n  a:\n    image: x\n    {refused}\n")).is_err(), "{refused}");
     }
