@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actors::compose::{
     Container, CreateSpec, Executed, Execution, LogLine, LogQuery, Operation, Outcome, Progress, Request as Action,
-    Workflow, WorkflowDescription, WorkflowEvent, Written,
+    UpdateSpec, Workflow, WorkflowDescription, WorkflowEvent, Written,
 };
 use actors::ids::WorkflowId;
 use actors::keeper::signal_number;
@@ -44,6 +44,18 @@ pub(crate) fn routes() -> Vec<Route> {
             .says("Makes a workflow of a compose file: its networks, volumes and containers.")
             .takes::<Create>()
             .answers::<Outcome>(201)
+            .refuses(&[409, 422, 502, 504]),
+        Route::put("/workflow/compose/update", Access::WORKFLOW, update)
+            .says("Applies another file to a workflow: only what it changes is made anew. The file becomes a revision.")
+            .takes::<Update>()
+            .answers::<Outcome>(200)
+            .answers::<Begun>(202)
+            .refuses(&[409, 422, 502, 504]),
+        Route::put("/workflow/compose/rollback", Access::WORKFLOW, rollback)
+            .says("Applies the file of an earlier revision, as a new one; without `revision`, of the one before.")
+            .takes::<Rollback>()
+            .answers::<Outcome>(200)
+            .answers::<Begun>(202)
             .refuses(&[409, 422, 502, 504]),
         Route::delete("/workflow/compose", Access::WORKFLOW, remove)
             .says("Removes a workflow: containers and networks, and volumes on request.")
@@ -206,6 +218,83 @@ async fn create(mut request: Request) -> Answer {
     carry_out(&request, StatusCode::CREATED, operation).await
 }
 
+/// A file for a workflow that is there.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Update {
+    identity: WorkflowId,
+    /// The compose file.
+    content: Option<String>,
+    /// The compose file, or its directory, among the objects.
+    source: Option<String>,
+    /// Variables for the file; without, those it has.
+    env: Option<BTreeMap<String, String>>,
+    /// The profiles that are switched on; without, those it has.
+    profiles: Option<Vec<String>>,
+    /// Whether it is started too; without, it is when something of it runs.
+    start: Option<bool>,
+    /// When images are pulled; as the file says without.
+    pull: Option<Pull>,
+    /// Building images is not supported yet: `true` is refused.
+    #[serde(default)]
+    build: bool,
+    /// Whether containers of services that no file of ours had are removed too; those of services that the file before had
+    /// are in any case.
+    #[serde(default)]
+    remove_orphans: bool,
+    /// Whether the answer waits for the end; true unless said otherwise.
+    wait: Option<bool>,
+}
+
+async fn update(mut request: Request) -> Answer {
+    let update: Update = request.json().await?;
+    if update.build {
+        return Err(Problem::bad_request("`build` is not supported: name images that are there or can be pulled"));
+    }
+    if update.content.is_some() == update.source.is_some() {
+        return Err(Problem::bad_request("say either `content` or `source`"));
+    }
+    let spec = UpdateSpec {
+        content: update.content,
+        source: update.source,
+        env: update.env,
+        profiles: update.profiles,
+        start: update.start,
+        pull: update.pull.map(|pull| pull.name().to_owned()),
+        remove_orphans: update.remove_orphans,
+    };
+    begin(request, update.identity, Action::Update(Arc::new(spec)), update.wait).await
+}
+
+/// A revision to go back to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Rollback {
+    identity: WorkflowId,
+    /// Its number, from 1; without, the one before that which applies.
+    #[schemars(range(min = 1))]
+    revision: Option<u32>,
+    /// Whether the answer waits for the end; true unless said otherwise.
+    wait: Option<bool>,
+}
+
+async fn rollback(mut request: Request) -> Answer {
+    let Rollback { identity, revision, wait } = request.json().await?;
+    if revision == Some(0) {
+        return Err(Problem::bad_request("`revision` is at least 1"));
+    }
+    begin(request, identity, Action::Rollback(revision.map(i64::from)), wait).await
+}
+
+/// Begins an operation and answers with its outcome, or at once.
+async fn begin(request: Request, identity: WorkflowId, action: Action, wait: Option<bool>) -> Answer {
+    let operation = request.engine.workflows.begin(&identity, action).await?;
+    if wait == Some(false) {
+        return request.answer(StatusCode::ACCEPTED, &Begun { identity, operation: operation.id });
+    }
+    carry_out(&request, StatusCode::OK, operation).await
+}
+
 fn start(request: Request) -> Acting {
     Box::pin(act(request, |act| Ok(Action::Start(act.service))))
 }
@@ -241,13 +330,8 @@ async fn act(mut request: Request, action: fn(Act) -> Result<Action, Problem>) -
     if act.timeout.is_some_and(|timeout| timeout > LONGEST_GRACE) {
         return Err(Problem::bad_request(format!("`timeout` is at most {LONGEST_GRACE} seconds")));
     }
-    let (identity, wait) = (act.identity.clone(), act.wait.unwrap_or(true));
-    let action = action(act)?;
-    let operation = request.engine.workflows.begin(&identity, action).await?;
-    if !wait {
-        return request.answer(StatusCode::ACCEPTED, &Begun { identity, operation: operation.id });
-    }
-    carry_out(&request, StatusCode::OK, operation).await
+    let (identity, wait) = (act.identity.clone(), act.wait);
+    begin(request, identity, action(act)?, wait).await
 }
 
 /// What the stream form of an operation holds: every change, and the outcome at the end.

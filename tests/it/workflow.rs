@@ -253,3 +253,67 @@ async fn without_docker_workflows_are_away_and_the_rest_works() {
     );
     engine.get("/shell/").await.expect(200);
 }
+
+#[tokio::test]
+async fn an_update_changes_what_the_file_changes_and_can_be_taken_back() {
+    let (engine, project) = (Engine::start().await, Project::new("update"));
+    let identity = project.name();
+    let file = |web: &str, more: &str| {
+        format!(
+            "services:\n  db:\n    image: {IMAGE}\n    command: {FOREVER}\n  web:\n    image: {IMAGE}\n    command: \
+             {FOREVER}\n    environment: {{WHO: {web}}}\n{more}"
+        )
+    };
+    let extra = format!("  extra:\n    image: {IMAGE}\n    command: {FOREVER}\n");
+    create(&engine, &project, &file("one", "")).await;
+    let id = |service: &str| docker(&["inspect", "-f", "{{.Id}}", &project.container(service)]);
+    let (db, web) = (id("db"), id("web"));
+
+    let bad = json!({ "identity": identity, "content": "services: {web: {imge: x}}" });
+    engine.put("/workflow/compose/update/", bad).await.refusal(422);
+    let body = json!({ "identity": identity, "content": file("two", &extra) });
+    let updated = engine.put("/workflow/compose/update/", body).await.expect(200);
+    assert_eq!((&updated["revision"], &updated["state"]), (&json!(2), &json!("running")), "{updated}");
+    let plan = [
+        json!({ "call": "create container", "resource": project.container("extra"), "cause": "there is none" }),
+        json!({
+            "call": "recreate container", "resource": project.container("web"), "cause": "its configuration changed"
+        }),
+    ];
+    assert_eq!(updated["plan"], json!(plan), "{updated}");
+    assert_eq!(updated["containers"].as_array().map(Vec::len), Some(3));
+    assert_eq!(id("db"), db, "what did not change is left alone");
+    let second = id("web");
+    assert_ne!(second, web);
+
+    let back = engine.put("/workflow/compose/rollback/", json!({ "identity": identity })).await.expect(200);
+    assert_eq!((&back["revision"], &back["state"]), (&json!(3), &json!("running")), "{back}");
+    assert_eq!(back["containers"].as_array().map(Vec::len), Some(2), "{back}");
+    let said = json!({ "identity": identity, "service": "web", "command": "echo $WHO" });
+    assert_eq!(engine.put("/workflow/compose/execute/", said).await.expect(200)["stdout"], "one\n");
+
+    let described = engine.get(&format!("/workflow/compose/{identity}/")).await.expect(200);
+    let revisions: Vec<(i64, bool)> = described["revisions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|revision| (revision["revision"].as_i64().expect("a number"), revision["current"] == true))
+        .collect();
+    assert_eq!(revisions, [(3, true), (2, false), (1, false)]);
+    assert_eq!(described["plan"], json!([]), "{described}");
+    for revision in [json!(9), json!(0), json!("1")] {
+        let status = if revision == 9 { 404 } else { 400 };
+        let body = json!({ "identity": identity, "revision": revision });
+        engine.put("/workflow/compose/rollback/", body).await.refusal(status);
+    }
+
+    // One that is stopped is not started by an update.
+    act(&engine, "stop", &project).await;
+    let body = json!({ "identity": identity, "content": file("three", "") });
+    let updated = engine.put("/workflow/compose/update/", body).await.expect(200);
+    assert_eq!(updated["revision"], 4);
+    assert_ne!(updated["state"], "running", "{updated}");
+    assert_eq!(act(&engine, "start", &project).await["state"], "running");
+    engine.delete("/workflow/compose/", json!({ "identity": identity })).await.expect(200);
+    engine.put("/workflow/compose/update/", json!({ "identity": identity, "content": "x" })).await.refusal(404);
+}

@@ -18,6 +18,14 @@ pub enum WorkflowError {
         /// Which.
         id: WorkflowId,
     },
+    /// There is no such revision of it.
+    #[error("workflow `{id}` has no revision {revision}")]
+    NoRevision {
+        /// Which workflow.
+        id: WorkflowId,
+        /// Which revision.
+        revision: i64,
+    },
     /// The name is taken.
     #[error("workflow `{id}` exists already")]
     Exists {
@@ -121,7 +129,7 @@ pub(crate) fn is_conflict(error: &bollard::errors::Error) -> bool {
 impl Failure for WorkflowError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::NotFound { .. } | Self::NoRevision { .. } => ErrorKind::NotFound,
             Self::Exists { .. } | Self::Busy { .. } | Self::State { .. } => ErrorKind::Conflict,
             Self::Invalid { .. } => ErrorKind::Invalid,
             Self::File { .. } | Self::Source { .. } => ErrorKind::Unprocessable,
@@ -137,6 +145,7 @@ impl Failure for WorkflowError {
     fn slug(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "workflow-not-found",
+            Self::NoRevision { .. } => "no-revision",
             Self::Exists { .. } => "workflow-exists",
             Self::Busy { .. } => "workflow-busy",
             Self::State { .. } => "workflow-state",

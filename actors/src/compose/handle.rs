@@ -15,9 +15,9 @@ use super::hub::Hub;
 use super::observe::{self, Container, Seen, WorkflowState};
 use super::ops::Work;
 use super::plan::{self, Step};
-use super::record::{self, Record};
-use super::supervisor::{ComposeArgs, ComposeMsg, CreateSpec, Operation, Request, WorkflowEvent};
-use super::up::Up;
+use super::record::{self, Record, Revision};
+use super::supervisor::{ComposeArgs, ComposeMsg, CreateSpec, Operation, Request, UpdateSpec, WorkflowEvent};
+use super::up::{Brought, Up};
 use super::{Outcome, Progress, ServiceOutcome, Settings, Warning};
 use crate::call::{Handle, Slot, blocking};
 use crate::ids::WorkflowId;
@@ -69,6 +69,8 @@ pub struct WorkflowDescription {
     pub orphans: Vec<Container>,
     /// What a start would change, and why.
     pub plan: Vec<Step>,
+    /// The files that were applied, newest first.
+    pub revisions: Vec<Revision>,
     /// The operation that runs on it.
     pub operation: Option<&'static str>,
 }
@@ -280,6 +282,8 @@ impl Workflows {
         let mut warnings = Vec::new();
         let failures = match request {
             Request::Create(spec) => return self.create(id, &spec, &work).await,
+            Request::Update(spec) => return self.update(id, &spec, &work).await,
+            Request::Rollback(number) => return self.rollback(id, number, &work).await,
             Request::Start(services) => match record::get(&self.0.store, id).await? {
                 None => work.start_present(&services).await?,
                 Some(record) => {
@@ -290,7 +294,7 @@ impl Workflows {
                     }
                     warnings = loaded.warnings;
                     let up = Up { start: true, services, ..Up::default() };
-                    work.up(&loaded.project, &up).await?
+                    work.up(&loaded.project, &up).await?.failures
                 }
             },
             Request::Stop(services, timeout) => work.stop(&services, timeout).await?,
@@ -310,6 +314,8 @@ impl Workflows {
                         identity: id.clone(),
                         state: "removed".into(),
                         containers: Vec::new(),
+                        revision: None,
+                        plan: None,
                         services: Vec::new(),
                         warnings,
                     });
@@ -356,6 +362,8 @@ impl Workflows {
             identity: id.clone(),
             state: state.as_str().unwrap_or_default().to_owned(),
             containers: workflow.containers,
+            revision: None,
+            plan: None,
             services,
             warnings,
         })
@@ -384,6 +392,7 @@ impl Workflows {
             profiles: spec.profiles.clone(),
             services: BTreeMap::new(),
             created_at: crate::time::unix_now(),
+            revision: 1,
         };
         let loaded = match self.load(&record).await {
             Ok(loaded) => loaded,
@@ -404,8 +413,9 @@ impl Workflows {
             services: Vec::new(),
             pull: spec.pull.clone(),
             remove_orphans: spec.remove_orphans,
+            dropped: Vec::new(),
         };
-        let failures = match work.up(&project, &up).await {
+        let failures = match work.up(&project, &up).await.map(|brought| brought.failures) {
             Ok(failures) if failures.is_empty() || spec.start => failures,
             Ok(failures) => {
                 let outcome = self.outcome(id, work, &failures, loaded.warnings).await?;
@@ -420,6 +430,82 @@ impl Workflows {
             }
         };
         self.outcome(id, work, &failures, loaded.warnings).await
+    }
+
+    async fn update(&self, id: &WorkflowId, spec: &UpdateSpec, work: &Work) -> Result<Outcome, WorkflowError> {
+        let mut record = self.own(id).await?;
+        let (content, directory) = match (&spec.content, &spec.source) {
+            (Some(content), None) => (content.clone(), self.0.directories.join(id.as_str())),
+            (None, Some(source)) => self.read_source(source).await?,
+            _ => return Err(WorkflowError::Invalid { reason: "say either `content` or `source`".into() }),
+        };
+        record.content = content;
+        record.directory = directory;
+        record.source.clone_from(&spec.source);
+        if let Some(env) = &spec.env {
+            record.env.clone_from(env);
+        }
+        if let Some(profiles) = &spec.profiles {
+            record.profiles.clone_from(profiles);
+        }
+        self.apply(record, spec, work).await
+    }
+
+    async fn rollback(&self, id: &WorkflowId, number: Option<i64>, work: &Work) -> Result<Outcome, WorkflowError> {
+        let record = self.own(id).await?;
+        let number = number.unwrap_or(record.revision - 1);
+        if number == 0 {
+            let reason = format!("workflow `{id}` has no revision before its first");
+            return Err(WorkflowError::State { reason });
+        }
+        let found = record::revision(&self.0.store, id, number).await?;
+        let earlier = found.ok_or_else(|| WorkflowError::NoRevision { id: id.clone(), revision: number })?;
+        let record = Record { created_at: record.created_at, ..earlier };
+        self.apply(record, &UpdateSpec::default(), work).await
+    }
+
+    /// The record of a workflow that was made here.
+    async fn own(&self, id: &WorkflowId) -> Result<Record, WorkflowError> {
+        self.known(id).await?.ok_or_else(|| {
+            let reason = format!("workflow `{id}` was made by another tool: the engine has no file of it");
+            WorkflowError::State { reason }
+        })
+    }
+
+    /// Brings Docker from what applied so far to what `record` says, which is the next revision. A file that cannot be used
+    /// changes nothing; what fails after that is finished by the next start.
+    async fn apply(&self, mut record: Record, spec: &UpdateSpec, work: &Work) -> Result<Outcome, WorkflowError> {
+        let id = record.identity.clone();
+        let before = self.own(&id).await?;
+        let loaded = self.load(&record).await?;
+        let project = loaded.project;
+        record.services = project.services.keys().map(|name| (name.clone(), project.scale(name))).collect();
+        let runs = work.containers(&[]).await?.iter().any(|seen| seen.is(&["running", "restarting", "paused"]));
+        let revision = record::apply(&self.0.store, &record, self.0.settings.get().revisions).await?;
+        let own = self.0.directories.join(id.as_str());
+        if record.source.is_none()
+            && let Err(error) = tokio::fs::write(own.join("compose.yaml"), &record.content).await
+        {
+            tracing::warn!(workflow = %id, %error, "the copy of its file was not written");
+        }
+        let up = Up {
+            start: spec.start.unwrap_or(runs),
+            services: Vec::new(),
+            pull: spec.pull.clone(),
+            remove_orphans: spec.remove_orphans,
+            dropped: before.services.into_keys().filter(|name| !project.services.contains_key(name)).collect(),
+        };
+        let Brought { failures, steps } = work.up(&project, &up).await?;
+        let mut outcome = self.outcome(&id, work, &failures, loaded.warnings).await?;
+        outcome.revision = Some(revision);
+        outcome.plan = Some(steps);
+        match failures.into_iter().next() {
+            None => Ok(outcome),
+            Some((service, reason)) => {
+                let detail = format!("`{service}` failed: {reason}");
+                Err(WorkflowError::Failed { detail, outcome: Box::new(outcome) })
+            }
+        }
     }
 
     /// What was made of a workflow that could not be made whole goes again.
@@ -504,6 +590,7 @@ impl Workflows {
             warnings: Vec::new(),
             orphans: Vec::new(),
             plan: Vec::new(),
+            revisions: record::revisions(&self.0.store, id).await?,
             operation: self.entry(id).await?.operation(),
         };
         let Some(record) = record else { return Ok(description) };

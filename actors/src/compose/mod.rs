@@ -42,7 +42,8 @@ pub use handle::{Workflow, WorkflowDescription, Workflows};
 pub use logs::{LogLine, LogQuery};
 pub use observe::{Container, WorkflowState};
 pub use plan::Step;
-pub use supervisor::{CreateSpec, Operation, Request, WorkflowEvent};
+pub use record::Revision;
+pub use supervisor::{CreateSpec, Operation, Request, UpdateSpec, WorkflowEvent};
 
 use crate::ids::WorkflowId;
 use crate::units::{Size, Span};
@@ -57,6 +58,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// How long a service is waited for that others depend on.
     pub patience: Span,
+    /// How many revisions of each workflow are kept.
+    pub revisions: u32,
     /// The most output of a command that is answered.
     pub execute_output: Size,
     /// Directories beneath which binds may be, beside the volume and the workflow's own directory.
@@ -79,6 +82,7 @@ impl Default for Settings {
             docker: "unix:///var/run/docker.sock".into(),
             concurrency: 8,
             patience: Span::seconds(600),
+            revisions: 100,
             execute_output: Size(1 << 20),
             allow_binds: Vec::new(),
             allow_privileged: false,
@@ -114,6 +118,12 @@ pub struct Outcome {
     pub state: String,
     /// Its containers.
     pub containers: Vec<Container>,
+    /// The revision that applies now, where one was applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+    /// What was changed for it, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Vec<Step>>,
     /// What became of each service, or of what else failed.
     pub services: Vec<ServiceOutcome>,
     /// What in its file is not honoured.

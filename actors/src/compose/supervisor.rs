@@ -36,11 +36,34 @@ pub struct CreateSpec {
     pub remove_orphans: bool,
 }
 
+/// A file that is to be applied to a workflow that is there.
+#[derive(Clone, Debug, Default)]
+pub struct UpdateSpec {
+    /// The compose file.
+    pub content: Option<String>,
+    /// Where it is among the objects.
+    pub source: Option<String>,
+    /// Variables for the file; without, those it has.
+    pub env: Option<BTreeMap<String, String>>,
+    /// The profiles that are switched on; without, those it has.
+    pub profiles: Option<Vec<String>>,
+    /// Whether it is started too; without, whether something of it runs.
+    pub start: Option<bool>,
+    /// When images are pulled: `always`, `missing` or `never`.
+    pub pull: Option<String>,
+    /// Whether containers of services that no revision of ours had are removed too.
+    pub remove_orphans: bool,
+}
+
 /// What a workflow is asked to do. `services` are those that are meant; all when there are none.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// Make it.
     Create(Arc<CreateSpec>),
+    /// Apply another file to it.
+    Update(Arc<UpdateSpec>),
+    /// Apply the file of an earlier revision; without a number, of the one before.
+    Rollback(Option<i64>),
     /// Bring Docker to what the file says, and start it.
     Start(Vec<String>),
     /// Stop it, with so many seconds before the kill.
@@ -67,6 +90,8 @@ impl Request {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Create(_) => "create",
+            Self::Update(_) => "update",
+            Self::Rollback(_) => "rollback",
             Self::Start(_) => "start",
             Self::Stop(..) => "stop",
             Self::Restart(..) => "restart",

@@ -22,7 +22,7 @@ use super::file::forms::Dependency;
 use super::hub::DockerEvent;
 use super::observe::{Seen, observe};
 use super::ops::Work;
-use super::plan::{self, Action, Plan, Task};
+use super::plan::{self, Action, Plan, Step, Task};
 
 /// How often a wait looks again although no event came.
 const LOOK: Duration = Duration::from_secs(5);
@@ -34,6 +34,17 @@ pub(crate) struct Up {
     pub(crate) services: Vec<String>,
     pub(crate) pull: Option<String>,
     pub(crate) remove_orphans: bool,
+    /// Services that the file had: their containers are removed.
+    pub(crate) dropped: Vec<String>,
+}
+
+/// What came of bringing Docker to what a project says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Brought {
+    /// What failed, by service.
+    pub(crate) failures: BTreeMap<String, String>,
+    /// What was to be changed, and why.
+    pub(crate) steps: Vec<Step>,
 }
 
 /// How far a service has come.
@@ -52,7 +63,7 @@ type Ids = Arc<std::sync::Mutex<BTreeMap<String, Vec<String>>>>;
 
 impl Work {
     /// Makes Docker have what the project says, and starts it if that is asked for; returns what failed, by service.
-    pub(crate) async fn up(&self, project: &Project, up: &Up) -> Result<BTreeMap<String, String>, WorkflowError> {
+    pub(crate) async fn up(&self, project: &Project, up: &Up) -> Result<Brought, WorkflowError> {
         let meant = plan::meant(project, &up.services);
         let mut failures = BTreeMap::new();
         let (observed, images) = tokio::join!(
@@ -62,8 +73,15 @@ impl Work {
         let plan = plan::plan(project, &observed?, &images, &meant);
         self.networks(project, &plan).await?;
         self.volumes(project, &plan).await?;
-        if up.remove_orphans {
-            for seen in &plan.orphans {
+        let mut steps = plan.steps(project);
+        for seen in &plan.orphans {
+            if up.remove_orphans || up.dropped.contains(&seen.container.service) {
+                steps.push(Step {
+                    call: "remove container",
+                    resource: seen.container.name.clone(),
+                    cause: "its service is not in the file".into(),
+                });
+                self.stop_container(seen, None).await?;
                 self.remove_container(seen, false).await?;
             }
         }
@@ -89,7 +107,7 @@ impl Work {
                 failures.insert(name, reason);
             }
         }
-        Ok(failures)
+        Ok(Brought { failures, steps })
     }
 
     /// The ids of the images; those that are missing are pulled where that is allowed.

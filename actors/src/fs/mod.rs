@@ -184,7 +184,12 @@ pub struct Download {
     pub file: File,
     /// What it is.
     pub object: Object,
+    /// All of it, when it is small: it was read while it was opened.
+    pub whole: Option<Bytes>,
 }
+
+/// Up to how many bytes a file is read while it is opened.
+const SMALL: u64 = 64 << 10;
 
 /// What a job is to do.
 #[derive(Clone, Debug)]
@@ -416,7 +421,9 @@ impl Files {
     pub async fn open(&self, path: ObjectPath) -> Result<Download, FsError> {
         self.run(move |volume| {
             let (file, stat) = volume.file(&path)?;
-            Ok(Download { file, object: volume::object(&path, &stat) })
+            let object = volume::object(&path, &stat);
+            let whole = (object.size <= SMALL).then(|| transfer::whole(&file, object.size)).flatten();
+            Ok(Download { file, object, whole })
         })
         .await
     }

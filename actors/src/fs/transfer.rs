@@ -6,9 +6,10 @@
 //! their directory after.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags};
@@ -24,6 +25,8 @@ use super::volume::{Object, Volume, object, sync_directory};
 const CHANNEL: usize = 16;
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 512 * 1024;
+/// After how many bytes the disk is told to begin with them, so that the sync at the end has little left to wait for.
+const FLUSH_EACH: u64 = 8 << 20;
 /// Announced lengths from which space is reserved before the first byte is written.
 const RESERVE_FROM: u64 = 1 << 20;
 
@@ -220,7 +223,7 @@ pub(super) fn upload(volume: &Volume, plan: &Plan, source: &mut Source) -> Resul
             return Err(FsError::Full);
         }
     }
-    let (mut written, mut hash) = (0_u64, Sha256::new());
+    let (mut written, mut flushed, mut hash) = (0_u64, 0_u64, Sha256::new());
     while let Some(bytes) = source.next() {
         written += bytes.len() as u64;
         if written > plan.limit {
@@ -228,6 +231,10 @@ pub(super) fn upload(volume: &Volume, plan: &Plan, source: &mut Source) -> Resul
         }
         unplaced.file.write_all(&bytes).map_err(|error| FsError::io(&error, &identity))?;
         hash.update(&bytes);
+        if written - flushed >= FLUSH_EACH {
+            start_writing(&unplaced.file, flushed, written - flushed);
+            flushed = written;
+        }
     }
     if !source.complete() || plan.length.is_some_and(|length| length != written) {
         return Err(FsError::Cancelled);
@@ -239,6 +246,14 @@ pub(super) fn upload(volume: &Volume, plan: &Plan, source: &mut Source) -> Resul
     let replaced = unplaced.place(&plan.path, plan.replace, plan.mode)?;
     let stat = volume.look(&plan.path)?;
     Ok(Uploaded { object: object(&plan.path, &stat), replaced, sha256: hex::encode(sha256) })
+}
+
+/// Has the system begin to write a stretch of the file to the disk; waits for nothing. Where it cannot, the sync does it all.
+#[expect(unsafe_code, reason = "no crate here has sync_file_range")]
+fn start_writing(file: &File, from: u64, length: u64) {
+    let (Ok(from), Ok(length)) = (i64::try_from(from), i64::try_from(length)) else { return };
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; the call touches no memory of ours.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// The SHA-256 of a file's whole content.
@@ -269,12 +284,29 @@ pub enum Segment {
     },
 }
 
+/// All of a small file, if it has the length that it is said to have.
+pub(super) fn whole(file: &File, length: u64) -> Option<Bytes> {
+    let mut bytes = vec![0; usize::try_from(length).ok()?];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    Some(bytes.into())
+}
+
+/// How many buffers a reader is ahead of whom it reads for; one more is being filled, and one sent.
+const AHEAD: usize = 3;
+
 /// Reads a file's segments on a thread of its own, ahead of its reader by a few buffers. A file that has become shorter
 /// meanwhile ends in an error, so that nobody takes the part for the whole.
 #[must_use]
 pub fn read(file: File, segments: Vec<Segment>) -> mpsc::Receiver<std::io::Result<Bytes>> {
-    let (sender, receiver) = mpsc::channel(3);
+    if let [Segment::Bytes(bytes)] = segments.as_slice() {
+        let (sender, receiver) = mpsc::channel(1);
+        // There is room for one.
+        let _ = sender.try_send(Ok(bytes.clone()));
+        return receiver;
+    }
+    let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
+        let buffers = Buffers::default();
         for segment in segments {
             let (mut at, mut left) = match segment {
                 Segment::Bytes(bytes) => {
@@ -287,12 +319,11 @@ pub fn read(file: File, segments: Vec<Segment>) -> mpsc::Receiver<std::io::Resul
             };
             while left > 0 {
                 let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES);
-                let mut buffer = Vec::with_capacity(wanted);
-                let read = ReadAt { file: &file, at }.take(wanted as u64).read_to_end(&mut buffer);
-                let piece = match read {
-                    Ok(0) => Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the object became shorter")),
-                    Ok(_) => Ok(Bytes::from(buffer)),
-                    Err(error) => Err(error),
+                let piece = match buffers.fill(&file, at, wanted) {
+                    Ok(piece) if piece.is_empty() => {
+                        Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the object became shorter"))
+                    }
+                    other => other,
                 };
                 let length = piece.as_ref().map_or(0, |bytes| bytes.len() as u64);
                 let failed = piece.is_err();
@@ -307,15 +338,44 @@ pub fn read(file: File, segments: Vec<Segment>) -> mpsc::Receiver<std::io::Resul
     receiver
 }
 
-struct ReadAt<'f> {
-    file: &'f File,
-    at: u64,
+/// Buffers that come back once their bytes have been sent: fresh memory for every half MiB would cost more than reading it.
+#[derive(Clone, Default)]
+struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    /// At most `wanted` bytes from `at` on; none at the file's end.
+    fn fill(&self, file: &File, at: u64, wanted: usize) -> std::io::Result<Bytes> {
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut bytes = idle.unwrap_or_else(|| vec![0; wanted.min(READ_BYTES)]);
+        let wanted = wanted.min(bytes.len());
+        let mut length = 0;
+        while length < wanted {
+            match file.read_at(&mut bytes[length..wanted], at + length as u64) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Bytes::from_owner(Lent { bytes, length, home: self.clone() }))
+    }
 }
 
-impl Read for ReadAt<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let length = self.file.read_at(buffer, self.at)?;
-        self.at += length as u64;
-        Ok(length)
+/// A buffer that is on its way to a client.
+struct Lent {
+    bytes: Vec<u8>,
+    length: usize,
+    home: Buffers,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.bytes));
     }
 }

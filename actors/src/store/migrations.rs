@@ -125,6 +125,24 @@ const STEPS: &[&str] = &[
             WHERE caller = OLD.caller;
         DELETE FROM idempotent_use WHERE caller = OLD.caller AND records <= 0;
     END;",
+    // 6: revisions of workflows. The row in `workflows` is the one that applies.
+    "ALTER TABLE workflows ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+    CREATE TABLE workflow_revisions (
+        identity   TEXT NOT NULL,
+        -- Counted from 1; never used again.
+        revision   INTEGER NOT NULL,
+        content    TEXT NOT NULL,
+        source     TEXT,
+        directory  TEXT NOT NULL,
+        env        TEXT NOT NULL,
+        profiles   TEXT NOT NULL,
+        services   TEXT NOT NULL,
+        -- When it was applied, Unix seconds.
+        applied_at INTEGER NOT NULL,
+        PRIMARY KEY (identity, revision)
+    ) STRICT;
+    INSERT INTO workflow_revisions
+        SELECT identity, 1, content, source, directory, env, profiles, services, created_at FROM workflows;",
 ];
 
 /// Brings the database to the newest version; each step is one transaction.

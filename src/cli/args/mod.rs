@@ -12,7 +12,9 @@ use actors::units::Span;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub(crate) use self::object::{Download, Object, ObjectList, Upload};
-pub(crate) use self::workflow::{Workflow, WorkflowAction, WorkflowCreate, WorkflowExecute, WorkflowLogs};
+pub(crate) use self::workflow::{
+    Workflow, WorkflowAction, WorkflowCreate, WorkflowExecute, WorkflowLogs, WorkflowUpdate,
+};
 
 /// Turns a machine into a remotely controlled compute node: shells, files and compose workflows, over HTTP.
 #[derive(Debug, Parser)]

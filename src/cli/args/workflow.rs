@@ -19,6 +19,14 @@ pub(crate) enum Workflow {
     Create(WorkflowCreate),
     /// Describe a workflow: its file, revisions, and what would change.
     Show { identity: String },
+    /// Apply another file to it; only what the file changes is made anew.
+    Update(WorkflowUpdate),
+    /// Apply the file of an earlier revision.
+    Rollback {
+        identity: String,
+        /// Its number [default: the one before that which applies].
+        revision: Option<u32>,
+    },
     /// Start it.
     Start(WorkflowAction),
     /// Stop it.
@@ -81,6 +89,29 @@ pub(crate) struct WorkflowCreate {
     #[arg(long)]
     pub(crate) build: bool,
     /// Remove containers of services that are no longer in the file.
+    #[arg(long)]
+    pub(crate) remove_orphans: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WorkflowUpdate {
+    pub(crate) identity: String,
+    /// The compose file, here; `-` is the standard input.
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "source")]
+    pub(crate) file: Option<PathBuf>,
+    /// The compose file, or its directory, among the engine's objects.
+    #[arg(long, value_name = "OBJECT", conflicts_with = "file")]
+    pub(crate) source: Option<String>,
+    /// A variable for the file; with any, those it has are forgotten.
+    #[arg(long, short = 'e', value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Start it too, although nothing of it runs.
+    #[arg(long, short = 's')]
+    pub(crate) start: bool,
+    /// When to pull images: always, missing or never.
+    #[arg(long)]
+    pub(crate) pull: Option<String>,
+    /// Remove containers of services that no file of it had.
     #[arg(long)]
     pub(crate) remove_orphans: bool,
 }

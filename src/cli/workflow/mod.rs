@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use self::live::Live;
-use super::args::{Workflow, WorkflowAction, WorkflowCreate, WorkflowExecute, WorkflowLogs};
+use super::args::{Workflow, WorkflowAction, WorkflowCreate, WorkflowExecute, WorkflowLogs, WorkflowUpdate};
 use super::client::{Call, Client, encode};
 use super::error::{CliError, Done, REFUSED};
 use super::output::{Align, Output, Style, Table, cell, clean, output_error};
@@ -32,6 +32,14 @@ pub(crate) async fn run(command: Workflow, client: &Client, output: Output) -> D
         Workflow::Show { identity } => {
             let workflow = client.value(Call::get(format!("/workflow/compose/{}/", encode(&identity)))).await?;
             if output.json { output.json(&workflow) } else { show(&workflow, output) }
+        }
+        Workflow::Update(update) => self::update(&update, client, output).await,
+        Workflow::Rollback { identity, revision } => {
+            let mut body = json!({ "identity": identity });
+            if let Some(revision) = revision {
+                body["revision"] = revision.into();
+            }
+            watch(Call::put("/workflow/compose/rollback/").json(&body), "rolled back", client, output).await
         }
         Workflow::Start(action) => act("start", &action, client, output).await,
         Workflow::Stop(action) => act("stop", &action, client, output).await,
@@ -118,6 +126,20 @@ async fn create(create: &WorkflowCreate, client: &Client, output: Output) -> Don
     put("build", create.build.then(|| true.into()));
     put("remove_orphans", create.remove_orphans.then(|| true.into()));
     watch(Call::post("/workflow/compose/").json(&body), "created", client, output).await
+}
+
+async fn update(update: &WorkflowUpdate, client: &Client, output: Output) -> Done {
+    let mut body = Map::new();
+    put_file(&mut body, update.file.as_deref(), update.source.as_deref())?;
+    body.insert("identity".into(), update.identity.as_str().into());
+    let env: Map<String, Value> =
+        update.env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    let mut put = |name: &str, value: Option<Value>| body.extend(value.map(|value| (name.to_owned(), value)));
+    put("env", (!env.is_empty()).then(|| env.into()));
+    put("pull", update.pull.as_deref().map(Value::from));
+    put("start", update.start.then(|| true.into()));
+    put("remove_orphans", update.remove_orphans.then(|| true.into()));
+    watch(Call::put("/workflow/compose/update/").json(&body), "updated", client, output).await
 }
 
 /// The `name:` that a compose file gives itself.

@@ -67,7 +67,7 @@ pub(super) async fn send(asked: &Asked, files: &actors::fs::Files, path: ObjectP
 }
 
 fn send_file(asked: &Asked, opened: Download, sent: impl Sent) -> Answer {
-    let Download { file, object } = opened;
+    let Download { file, object, whole } = opened;
     let etag = format!("\"{}\"", object.etag);
     match judge(&asked.headers, &etag, object.modified_at) {
         Verdict::Send => {}
@@ -87,7 +87,10 @@ fn send_file(asked: &Asked, opened: Download, sent: impl Sent) -> Answer {
     let head = asked.method == Method::HEAD;
     let asked = if head { Ranges::Whole } else { ranges(&asked.headers, &etag, object.modified_at, length) };
     let (status, media_type, segments, content_range) = match asked {
-        Ranges::Whole => (StatusCode::OK, OCTETS.to_owned(), vec![Segment::File { start: 0, length }], None),
+        Ranges::Whole => {
+            let segment = whole.map_or(Segment::File { start: 0, length }, Segment::Bytes);
+            (StatusCode::OK, OCTETS.to_owned(), vec![segment], None)
+        }
         Ranges::Unsatisfiable => {
             let problem = Problem::new(
                 StatusCode::RANGE_NOT_SATISFIABLE,

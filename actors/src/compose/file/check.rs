@@ -23,7 +23,10 @@ pub(super) fn services(project: &Project, root: &Node, report: &mut Report) {
         if name.is_empty() || !name.chars().all(valid) {
             fault("", "a service's name has letters, digits, `.`, `_` and `-` only".into());
         }
-        if service.image.as_deref().unwrap_or("").is_empty() {
+        let provided =
+            root.as_map().and_then(|map| map.get("services")).and_then(Node::as_map).and_then(|map| map.get(name));
+        let provided = provided.and_then(Node::as_map).is_some_and(|service| service.get("provider").is_some());
+        if service.image.as_deref().unwrap_or("").is_empty() && !provided {
             fault("image", "an `image` is needed".into());
         }
         if service.network_mode.is_some() && service.networks.is_some() {
@@ -84,9 +87,9 @@ pub(super) fn contents(project: &Project, root: &Node, report: &mut Report) {
             let said = from.iter().filter(|said| **said).count()
                 + usize::from(content.content.is_some() && content.environment.is_none());
             if content.external.0 {
-                report.fault(&at, path, "`external` ones are a swarm's and are not supported");
+                report.unrunnable(&at, path, "`external` ones are a swarm's: no Docker Engine by itself has them");
             } else if content.environment.is_some() && content.content.is_none() {
-                report.fault(&at, path, "the variable that it is taken from is not set");
+                report.unrunnable(&at, path, "the variable that it is taken from is not set");
             } else if said > 1 {
                 report.fault(&at, path, "`file`, `environment` and `content` exclude each other");
             } else if said == 0 {

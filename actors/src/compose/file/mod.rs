@@ -27,6 +27,7 @@ mod report;
 mod scalar;
 mod sources;
 mod support;
+mod unique;
 pub(crate) mod units;
 mod yaml;
 
@@ -71,6 +72,7 @@ pub(crate) struct Input<'a> {
 pub(crate) fn load(input: &Input<'_>) -> Result<Loaded, Vec<Fault>> {
     let mut report = Report::default();
     let project = read(input, &mut report);
+    report.faults.append(&mut report.unrunnable);
     match project {
         Some(project) if report.faults.is_empty() => Ok(Loaded { project, warnings: report.warnings }),
         _ if report.faults.is_empty() => {
@@ -103,6 +105,7 @@ fn read(input: &Input<'_>, report: &mut Report) -> Option<Project> {
         secrets: model.secrets,
         configs: model.configs,
     };
+    unique::enforce(&mut project);
     names::defaults(&mut project, &variables);
     check::services(&project, &root, report);
     check::contents(&project, &root, report);
@@ -128,5 +131,11 @@ fn profiles(input: &Input<'_>, variables: &Variables) -> BTreeSet<String> {
     profiles
 }
 
+#[cfg(test)]
+mod corpus;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+#[cfg(test)]
+mod schema;
 #[cfg(test)]
 mod tests;

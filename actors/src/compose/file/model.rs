@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::decode::{OrNull, Scalar, section};
 use super::forms::{
-    Attachments, BlockIo, Build, Dependencies, Device, DeviceRequest, EnvFiles, External, Gpus, Grants, Healthcheck,
-    Hook, HostPath, HostPaths, Hosts, Pairs, Ports, Restart, Strings, Ulimit, VolumeMount, Words,
+    Attachments, BlockIo, Build, Dependencies, Develop, Device, DeviceRequest, EnvFiles, External, Gpus, Grants,
+    Healthcheck, Hook, HostPath, HostPaths, Hosts, Pairs, Ports, Restart, Strings, Ulimit, VolumeMount, Words,
 };
 use super::units::{ByteSize, Micros, Nanos};
 
@@ -49,6 +49,7 @@ section! {
         cpuset: Option<Scalar>,
         depends_on: Dependencies,
         deploy: Option<Deploy>,
+        develop: Option<Box<Develop>>,
         device_cgroup_rules: Vec<String>,
         devices: Vec<Device>,
         dns: Strings,
@@ -111,7 +112,7 @@ section! {
         volumes: Vec<VolumeMount>,
         volumes_from: Vec<String>,
         working_dir: Option<String>,
-    } takes "attach", "cpu_count", "cpu_percent", "credential_spec", "develop", "extends", "isolation", "models",
+    } takes "attach", "cpu_count", "cpu_percent", "credential_spec", "extends", "isolation", "models",
         "provider", "pull_refresh_after", "use_api_socket"
 }
 

@@ -33,18 +33,24 @@ pub(super) fn defaults(project: &mut Project, variables: &Variables) {
         if service.image.as_deref().unwrap_or("").is_empty() && service.build.is_some() {
             service.image = Some(format!("{project_name}-{name}"));
         }
-        let references = [&service.network_mode, &service.ipc, &service.pid, &service.uts, &service.cgroup]
-            .into_iter()
-            .flatten()
-            .filter_map(|mode| mode.strip_prefix("service:"))
-            .chain(service.links.iter().filter_map(|link| link.split(':').next()))
-            .chain(service.volumes_from.iter().filter_map(|from| {
-                let name = from.split(':').next().unwrap_or("");
-                (name != "container").then_some(name)
-            }));
-        let references: Vec<String> = references.map(str::to_owned).collect();
-        for name in references {
-            service.depends_on.0.entry(name).or_insert_with(Dependency::started);
+        if let Some(build) = &mut service.build
+            && build.dockerfile.is_none()
+            && build.dockerfile_inline.is_none()
+        {
+            build.dockerfile = Some("Dockerfile".into());
+        }
+        let modes = [&service.network_mode, &service.ipc, &service.pid, &service.uts, &service.cgroup];
+        let shared = modes.into_iter().flatten().filter_map(|mode| mode.strip_prefix("service:"));
+        let linked = service.links.iter().filter_map(|link| link.split(':').next());
+        let mounted = service.volumes_from.iter().filter_map(|from| from.split(':').next());
+        // Who shares a namespace, or links an address, has to start again with the one that was made anew.
+        let all = shared
+            .chain(linked)
+            .map(|name| (name.to_owned(), true))
+            .chain(mounted.filter(|name| *name != "container").map(|name| (name.to_owned(), false)));
+        for (name, restart) in all.collect::<Vec<_>>() {
+            let dependency = || Dependency { restart, ..Dependency::started() };
+            service.depends_on.0.entry(name).or_insert_with(dependency);
         }
     }
 }

@@ -43,6 +43,23 @@ impl Roots {
     }
 }
 
+/// The path that a file means: a relative one is beneath its directory, `~` is the home of the engine's user.
+///
+/// # Errors
+/// When it has no home, or names somebody else's.
+pub(crate) fn meant(directory: &Path, path: &str) -> Result<PathBuf, &'static str> {
+    match path.strip_prefix('~') {
+        None => Ok(absolute(directory, path)),
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => match std::env::var_os("HOME") {
+            Some(home) if Path::new(&home).is_absolute() => {
+                Ok(absolute(Path::new(&home), rest.trim_start_matches('/')))
+            }
+            _ => Err("`~` is nobody's home here: write the path out"),
+        },
+        Some(_) => Err("`~` with a name is nobody's home here: write the path out"),
+    }
+}
+
 /// The path beneath `directory` without `.` and `..`; links are not looked at.
 pub(crate) fn absolute(directory: &Path, path: &str) -> PathBuf {
     let mut whole = PathBuf::new();

@@ -178,7 +178,8 @@ impl Check<'_> {
         match self.roots.allowed(Path::new(file)) {
             None => self.refuse(&keys, &format!("the path `{file}`"), "allow_binds"),
             Some(whole) if !whole.exists() => {
-                self.report.fault(&self.root.place(&keys), keys.join("."), format!("there is no file `{file}`"));
+                let message = format!("there is no file `{file}`");
+                self.report.unrunnable(&self.root.place(&keys), keys.join("."), message);
             }
             Some(_) => {}
         }

@@ -61,12 +61,12 @@ impl Project {
 pub(crate) fn attachments(service: &Service) -> Vec<(String, Attachment)> {
     match (&service.network_mode, &service.networks) {
         (Some(_), _) => Vec::new(),
-        (None, Some(Attachments(networks))) => {
+        (None, Some(Attachments(networks))) if !networks.is_empty() => {
             let mut list: Vec<_> = networks.iter().map(|(name, network)| (name.clone(), network.clone())).collect();
             // The first is the one that the container is created with.
             list.sort_by_key(|(_, network)| std::cmp::Reverse(network.priority.unwrap_or(0)));
             list
         }
-        (None, None) => vec![("default".into(), Attachment::default())],
+        (None, _) => vec![("default".into(), Attachment::default())],
     }
 }

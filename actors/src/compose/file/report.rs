@@ -52,6 +52,8 @@ pub struct Warning {
 pub(crate) struct Report {
     pub(crate) faults: Vec<Fault>,
     pub(crate) warnings: Vec<Warning>,
+    /// What is well said and cannot be run here; as good as a fault, but not one of the file.
+    pub(crate) unrunnable: Vec<Fault>,
 }
 
 impl Report {
@@ -69,6 +71,14 @@ impl Report {
                 self.faults.push(fault);
             }
         }
+    }
+
+    /// Something that no Docker Engine by itself can run.
+    pub(crate) fn unrunnable(&mut self, at: &At, path: impl fmt::Display, message: impl Into<String>) {
+        let faults = std::mem::take(&mut self.faults);
+        self.fault(at, path, message);
+        self.unrunnable.extend(std::mem::replace(&mut self.faults, faults));
+        self.unrunnable.truncate(MAX_FAULTS);
     }
 
     pub(crate) fn warn(&mut self, name: &'static str, path: impl fmt::Display, message: impl Into<String>) {

@@ -64,13 +64,20 @@ fn service(name: &str, service: &Node, report: &mut Report) {
         let Some(node) = map.get(key).filter(|node| !node.is_null()) else { continue };
         let (path, message) = (format!("{path}.{key}"), format!("`{key}` {why}"));
         match refused {
-            true => report.fault(&node.at, path, message),
+            true => report.unrunnable(&node.at, path, message),
             false => report.warn("not-honoured", path, message),
         }
     }
     if let Some(build) = map.get("build").filter(|build| !build.is_null()) {
         let message = "nothing is built: the image must be there, or be pulled";
         report.warn("not-honoured", format!("{path}.build"), message);
+        if let Some(ssh) = build.as_map().and_then(|build| build.get("ssh")).filter(|ssh| ssh.is_null()) {
+            report.fault(
+                &ssh.at,
+                format!("{path}.build.ssh"),
+                "must be a mapping or a list of `NAME=path`, not nothing",
+            );
+        }
         warn(build, BUILDKIT, &format!("{path}.build"), "builder of BuildKit", report);
         warn(build, &["isolation"], &format!("{path}.build"), "builder on Windows", report);
     }

@@ -163,7 +163,7 @@ impl<'a> Builder<'a> {
             }
             let merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<");
             let key = self.node_from(event, at, depth + 1)?;
-            let Some(name) = key.scalar_text() else {
+            let Some(name) = key.as_text().map(str::to_owned) else {
                 return Err(Broken {
                     at: key.at.clone(),
                     message: format!("a key must be a text, not {}", key.kind()),

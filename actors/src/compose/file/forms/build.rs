@@ -74,8 +74,8 @@ impl Decode for Context {
     const WHAT: &'static str = "a path";
 
     fn decode(node: &Node, trail: Trail<'_>, report: &mut Report) -> Option<Self> {
-        let text = node.as_text().or_else(|| Self::wrong(node, trail, report))?;
-        Some(Self::of(node, text))
+        let text = node.scalar_text().or_else(|| Self::wrong(node, trail, report))?;
+        Some(Self::of(node, &text))
     }
 }
 

@@ -101,17 +101,24 @@ impl Decode for DeviceRequest {
 
     fn decode(node: &Node, trail: Trail<'_>, report: &mut Report) -> Option<Self> {
         let long = RequestLong::decode(node, trail, report)?;
-        if long.count.is_some() && !long.device_ids.is_empty() {
-            report.fault(&node.at, trail, "`count` and `device_ids` exclude each other");
+        if long.capabilities.is_empty() {
+            report.fault(&node.at, trail, "`capabilities` are missing");
         }
-        let all = if long.device_ids.is_empty() { -1 } else { 0 };
-        Some(Self {
-            driver: long.driver,
-            count: long.count.map_or(all, |count| count.0),
-            device_ids: long.device_ids,
-            capabilities: long.capabilities,
-            options: long.options.filled(),
-        })
+        Some(request(long, node, trail, report))
+    }
+}
+
+fn request(long: RequestLong, node: &Node, trail: Trail<'_>, report: &mut Report) -> DeviceRequest {
+    if long.count.is_some() && !long.device_ids.is_empty() {
+        report.fault(&node.at, trail, "`count` and `device_ids` exclude each other");
+    }
+    let all = if long.device_ids.is_empty() { -1 } else { 0 };
+    DeviceRequest {
+        driver: long.driver,
+        count: long.count.map_or(all, |count| count.0),
+        device_ids: long.device_ids,
+        capabilities: long.capabilities,
+        options: long.options.filled(),
     }
 }
 
@@ -125,7 +132,14 @@ impl Decode for Gpus {
     fn decode(node: &Node, trail: Trail<'_>, report: &mut Report) -> Option<Self> {
         let mut requests = match &node.value {
             Value::Text(text) if text == "all" => vec![DeviceRequest { count: -1, ..DeviceRequest::default() }],
-            Value::List(_) => Vec::<DeviceRequest>::decode(node, trail, report)?,
+            Value::List(items) => {
+                let mut requests = Vec::new();
+                for (index, item) in items.iter().enumerate() {
+                    let long = RequestLong::decode(item, trail.index(index), report)?;
+                    requests.push(request(long, item, trail.index(index), report));
+                }
+                requests
+            }
             _ => return Self::wrong(node, trail, report),
         };
         for request in &mut requests {

@@ -33,8 +33,14 @@ impl Decode for Grants {
 }
 
 /// Whether something is made by somebody else, and its name there.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-pub(crate) struct External(pub(crate) bool, #[serde(skip)] pub(crate) Option<String>);
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct External(pub(crate) bool, pub(crate) Option<String>);
+
+impl Serialize for External {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(self.0)
+    }
+}
 
 section! {
     ExternalLong { name: Option<String> }

@@ -2,6 +2,7 @@
 
 mod build;
 mod dependencies;
+mod develop;
 mod devices;
 mod env_files;
 mod grants;
@@ -15,6 +16,7 @@ mod texts;
 
 pub(crate) use self::build::{Build, is_remote};
 pub(crate) use self::dependencies::{Dependencies, Dependency};
+pub(crate) use self::develop::Develop;
 pub(crate) use self::devices::{BlockIo, Device, DeviceRequest, Gpus, Rate};
 pub(crate) use self::env_files::EnvFiles;
 pub(crate) use self::grants::{External, Grant, Grants};

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::decode::{Decode, section};
 use super::super::node::{Node, Value};
-use super::super::paths::absolute;
+use super::super::paths::{absolute, meant};
 use super::super::report::{Report, Trail};
 use super::super::scalar::shorten;
 use super::super::units::{ByteSize, Mode};
@@ -91,11 +91,9 @@ impl Decode for VolumeMount {
             && let Some(source) = &mut mount.source
         {
             let at = node.as_map().and_then(|map| map.get("source")).map_or(&node.at, |node| &node.at);
-            if source.starts_with('~') {
-                report.fault(at, trail, "`~` is nobody's home here: write the path out");
-                return None;
-            }
-            *source = absolute(&at.file.directory, source).to_string_lossy().into_owned();
+            let whole = meant(&at.file.directory, source);
+            let whole = whole.map_err(|reason| report.fault(at, trail, reason)).ok()?;
+            *source = whole.to_string_lossy().into_owned();
         }
         Some(mount)
     }
@@ -103,7 +101,10 @@ impl Decode for VolumeMount {
 
 fn long_mount(node: &Node, trail: Trail<'_>, report: &mut Report) -> Option<VolumeMount> {
     let long = MountLong::decode(node, trail, report)?;
-    if !matches!(long.kind.as_str(), "volume" | "bind" | "tmpfs" | "image") {
+    if matches!(long.kind.as_str(), "npipe" | "cluster") {
+        let message = format!("the type `{}` is for Windows or a swarm only", long.kind);
+        report.unrunnable(&node.at, trail.key("type"), message);
+    } else if !matches!(long.kind.as_str(), "volume" | "bind" | "tmpfs" | "image") {
         let message =
             format!("the type `{}` is not supported: there are volume, bind, tmpfs and image", shorten(&long.kind));
         report.fault(&node.at, trail.key("type"), message);
@@ -126,6 +127,13 @@ fn long_mount(node: &Node, trail: Trail<'_>, report: &mut Report) -> Option<Volu
     }
     let named = long.volume.unwrap_or_default();
     let tmpfs = long.tmpfs.unwrap_or_default();
+    let size = node.as_map().and_then(|map| map.get("tmpfs")).and_then(Node::as_map).and_then(|map| map.get("size"));
+    if let Some(node) = size.filter(|node| matches!(node.value, Value::Float(_))) {
+        report.fault(&node.at, trail.key("tmpfs"), "`size` must be a whole number of bytes, or a size such as `64m`");
+    }
+    if tmpfs.size.is_some_and(|size| size.0 < 0) {
+        report.fault(&node.at, trail.key("tmpfs"), "`size` must not be negative");
+    }
     if long.consistency.is_some() {
         report.warn("not-honoured", trail, "`consistency` says how macOS caches: nothing changes here");
     }
@@ -140,7 +148,7 @@ fn long_mount(node: &Node, trail: Trail<'_>, report: &mut Report) -> Option<Volu
         nocopy: named.nocopy,
         subpath: named.subpath.or(long.image.and_then(|image| image.subpath)),
         labels: named.labels,
-        tmpfs_size: tmpfs.size.map(|size| size.0),
+        tmpfs_size: tmpfs.size.map(|size| size.0).filter(|size| *size != 0),
         tmpfs_mode: tmpfs.mode.map(|mode| mode.0),
     })
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::decode::{Decode, Maybe, Scalar};
 use super::super::node::{Node, Value};
-use super::super::paths::absolute;
+use super::super::paths::meant;
 use super::super::report::{Report, Trail};
 
 /// A list of texts, or one text alone.
@@ -98,12 +98,10 @@ impl Decode for HostPath {
 
     fn decode(node: &Node, trail: Trail<'_>, report: &mut Report) -> Option<Self> {
         match node.as_text() {
-            Some(text) if text.starts_with('~') => {
-                report.fault(&node.at, trail, "`~` is nobody's home here: write the path out");
-                None
-            }
             Some(text) if !text.is_empty() => {
-                Some(Self(absolute(&node.at.file.directory, text).to_string_lossy().into_owned()))
+                let whole = meant(&node.at.file.directory, text);
+                let whole = whole.map_err(|reason| report.fault(&node.at, trail, reason)).ok()?;
+                Some(Self(whole.to_string_lossy().into_owned()))
             }
             _ => Self::wrong(node, trail, report),
         }
@@ -178,7 +176,9 @@ impl Decode for Hosts {
                     let text = Scalar::decode(item, trail.index(index), report)?.0;
                     match text.split_once('=').or_else(|| text.split_once(':')) {
                         Some((name, address)) if !name.is_empty() && !address.is_empty() => {
-                            hosts.push(format!("{name}:{}", address.trim_matches(['[', ']'])));
+                            // Several addresses stand in one text.
+                            let addresses = address.split(',').map(|address| address.trim_matches(['[', ']']));
+                            hosts.extend(addresses.map(|address| format!("{name}:{address}")));
                         }
                         _ => report.fault(&item.at, trail.index(index), "must be `host:address` or `host=address`"),
                     }
