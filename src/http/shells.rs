@@ -18,7 +18,7 @@ use super::answer;
 use super::problem::Problem;
 use super::request::Request;
 use super::route::{Access, Answer, Route};
-use super::terminal::{Framing, Place, Terminal};
+use super::terminal::{Framing, NoPlace, Place, Terminal};
 use super::websocket::{self, Upgrade};
 
 /// How many shells one list holds unless it is said otherwise.
@@ -52,7 +52,7 @@ pub(crate) fn routes() -> Vec<Route> {
             .query::<Attach>()
             .answers::<Description>(200)
             .answers_as(101, "application/octet-stream")
-            .refuses(&[426]),
+            .refuses(&[426, 429]),
         Route::put("/shell/resize", Access::SHELL, resize)
             .says("Sets the size of a shell's terminal.")
             .takes::<Resize>()
@@ -410,9 +410,18 @@ async fn attach(mut request: Request) -> Answer {
     // Known before the handshake, so that a 404 is a 404.
     request.engine.shells.get(&identity)?;
     let upgrade = Upgrade::check(&mut request)?;
-    let place = Place::take(settings.websockets).ok_or_else(|| {
-        let problem =
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many WebSockets are open; try again");
+    let taken = Place::take(request.caller.name(), settings.websockets, settings.websockets_per_key);
+    let place = taken.map_err(|none| {
+        let problem = match none {
+            NoPlace::InAll => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many WebSockets are open; try again")
+            }
+            NoPlace::OfCaller => Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-websockets",
+                "this key has as many WebSockets open as it may (`shell.websockets_per_key`); close some",
+            ),
+        };
         problem.retry_after(Duration::from_secs(1))
     })?;
     let (viewer, snapshot) = request.engine.shells.attach(&identity, query.since).await?;

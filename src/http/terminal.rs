@@ -4,8 +4,9 @@
 //! that a key goes in while output is stuck. Whatever ends either ends both; then the socket is closed with a code that says
 //! why. A restart of the engine's tree is not seen here: the viewer goes on at its offset.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actors::keeper::signal_number;
@@ -30,25 +31,57 @@ const FRAME: usize = 32 << 10;
 /// How long the goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// How many sockets are attached in this process.
-static OPEN: AtomicUsize = AtomicUsize::new(0);
+/// How many sockets each caller has attached in this process, and how many there are in all.
+static OPEN: Mutex<Open> = Mutex::new(Open { all: 0, of: BTreeMap::new() });
+
+#[derive(Debug)]
+struct Open {
+    all: usize,
+    of: BTreeMap<String, usize>,
+}
 
 /// One of the sockets that may be open at once.
 #[derive(Debug)]
-pub(crate) struct Place(());
+pub(crate) struct Place(String);
+
+/// Why there is none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum NoPlace {
+    /// All are taken.
+    InAll,
+    /// This caller has as many as one may.
+    OfCaller,
+}
 
 impl Place {
-    /// A place, if one is left of `limit`.
-    pub(crate) fn take(limit: usize) -> Option<Self> {
-        let before = OPEN.fetch_add(1, Ordering::Relaxed);
-        let place = Self(());
-        (before < limit).then_some(place)
+    /// A place for `caller`, if one is left of `limit` in all and of `own` for each.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub(crate) fn take(caller: &str, limit: usize, own: usize) -> Result<Self, NoPlace> {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.all >= limit {
+            return Err(NoPlace::InAll);
+        }
+        if open.of.get(caller).copied().unwrap_or(0) >= own {
+            return Err(NoPlace::OfCaller);
+        }
+        open.all += 1;
+        *open.of.entry(caller.to_owned()).or_default() += 1;
+        Ok(Self(caller.to_owned()))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        OPEN.fetch_sub(1, Ordering::Relaxed);
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.all -= 1;
+        if let Some(count) = open.of.get_mut(&self.0) {
+            *count -= 1;
+            if *count == 0 {
+                open.of.remove(&self.0);
+            }
+        }
     }
 }
 

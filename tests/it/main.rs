@@ -14,6 +14,7 @@ mod http;
 mod idempotency;
 mod keys;
 mod leaks;
+mod limits;
 mod objects_api;
 mod objects_archives;
 mod objects_formats;

@@ -16,6 +16,12 @@ pub enum ShellError {
         /// Which.
         id: ShellId,
     },
+    /// There are as many as there may be.
+    #[error("there are {limit} shells, as many as there may be (`shell.max_shells`); remove some")]
+    TooMany {
+        /// How many.
+        limit: usize,
+    },
     /// The name is taken.
     #[error("shell `{id}` exists already")]
     Exists {
@@ -120,6 +126,7 @@ impl Failure for ShellError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } | Self::NoRecording { .. } => ErrorKind::NotFound,
+            Self::TooMany { .. } => ErrorKind::Overloaded,
             Self::Exists { .. }
             | Self::NotRunning { .. }
             | Self::Busy { .. }
@@ -140,6 +147,7 @@ impl Failure for ShellError {
         match self {
             Self::NotFound { .. } => "shell-not-found",
             Self::Exists { .. } => "shell-exists",
+            Self::TooMany { .. } => "too-many-shells",
             Self::NotRunning { .. } => "shell-not-running",
             Self::Busy { .. } => "shell-busy",
             Self::NotAShell { .. } => "not-a-shell",
@@ -160,6 +168,7 @@ impl Failure for ShellError {
         match self {
             Self::Keeper(error) => error.retry_after(),
             Self::Call(error) => error.retry_after(),
+            Self::TooMany { .. } => Some(Duration::from_secs(10)),
             _ => None,
         }
     }

@@ -207,6 +207,11 @@ impl Shells {
             if registry.numbers.contains_key(&id) || !registry.reserved.insert(id.clone()) {
                 return Err(ShellError::Exists { id });
             }
+            let full = registry.numbers.len() + registry.reserved.len() > settings.max_shells;
+            if full {
+                registry.reserved.remove(&id);
+                return Err(ShellError::TooMany { limit: settings.max_shells });
+            }
             drop(registry);
             Reservation { shells: self.clone(), id: id.clone() }
         };

@@ -100,6 +100,10 @@ pub struct Settings {
     pub websocket_window: Size,
     /// How many WebSockets may be open at once.
     pub websockets: usize,
+    /// How many of them one key may have; more are refused with 429.
+    pub websockets_per_key: usize,
+    /// How many shells there may be, ended ones included; more are refused with 503.
+    pub max_shells: usize,
     /// How often an idle WebSocket is pinged.
     pub ping: Span,
     /// How long a WebSocket's peer may say nothing.
@@ -129,6 +133,8 @@ impl Default for Settings {
             websocket_input: Size(64 << 10),
             websocket_window: Size(256 << 10),
             websockets: 10_000,
+            websockets_per_key: 10_000,
+            max_shells: 20_000,
             ping: Span::seconds(20),
             dead_after: Span::seconds(60),
             record: false,
