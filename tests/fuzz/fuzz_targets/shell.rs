@@ -8,5 +8,7 @@ pub(crate) mod fuzzing;
 mod modes;
 #[path = "../../../actors/src/shell/screen.rs"]
 mod screen;
+#[path = "../../../actors/src/shell/skip.rs"]
+mod skip;
 #[path = "../../../actors/src/shell/timeline.rs"]
 mod timeline;
